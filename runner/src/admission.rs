@@ -1,0 +1,81 @@
+//! Task + what is allowed + now → the limits it runs under, or why it does not run.
+//!
+//! Pure: time is a value.
+
+use std::time::SystemTime;
+
+use crate::envelope::encode::rfc3339;
+use crate::envelope::topics::Topics;
+use crate::task::limits::{LimitValues, Limits};
+use crate::task::outcome::{ErrorCode, Status, TaskError};
+use crate::task::{ModuleRef, Task};
+
+/// What tasks are allowed.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    /// Decides which reply topics are a tenant's own.
+    pub topics: Topics,
+    /// The limits of a task that names none.
+    pub limits: LimitValues,
+    /// The most that a task may ask for.
+    pub ceilings: LimitValues,
+}
+
+/// A task that does not run: its status and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejection {
+    /// `rejected` or `expired`.
+    pub status: Status,
+    /// Why.
+    pub error: TaskError,
+}
+
+impl From<TaskError> for Rejection {
+    fn from(error: TaskError) -> Rejection {
+        Rejection { status: error.status(), error }
+    }
+}
+
+/// Whether a task may run, and under which limits.
+pub fn admit(task: &Task, policy: &Policy, now: SystemTime) -> Result<Limits, Rejection> {
+    if let Some(topic) = &task.reply.topic {
+        let allowed = policy.topics.check_reply(&task.tenant, topic);
+        allowed.map_err(|why| TaskError::new(ErrorCode::TenantDenied, why))?;
+    }
+    check_supported(task, now)?;
+    check_expiry(task, now)?;
+    let limits = task.limits.resolve(&policy.limits, &policy.ceilings);
+    Ok(limits.map_err(|why| TaskError::new(ErrorCode::LimitDenied, why))?)
+}
+
+/// Whether a task may still start: asked again when its turn comes.
+pub fn check_expiry(task: &Task, now: SystemTime) -> Result<(), Rejection> {
+    match task.expires_at {
+        Some(at) if at <= now => Err(Rejection {
+            status: Status::Expired,
+            error: TaskError::new(
+                ErrorCode::DeadlineExceeded,
+                format!("expired at {}, before it could start", rfc3339(at)),
+            ),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// What the contract has and this runner has not: refused by name, so that nobody waits for it in vain.
+fn check_supported(task: &Task, now: SystemTime) -> Result<(), TaskError> {
+    let unsupported = |what: String| Err(TaskError::new(ErrorCode::Unsupported, what));
+    if let ModuleRef::Remote(address) = &task.module {
+        return unsupported(format!("this runner does not fetch modules: {address}"));
+    }
+    if task.not_before.is_some_and(|at| at > now) {
+        return unsupported("`not_before`: this runner does not delay tasks".to_owned());
+    }
+    if let Some(attempts) = task.retry.and_then(|retry| retry.max_attempts).filter(|attempts| *attempts > 1) {
+        return unsupported(format!("`retry.max_attempts` {attempts}: this runner makes one attempt"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

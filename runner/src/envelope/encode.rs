@@ -1,0 +1,299 @@
+//! `Outcome` → the messages that carry it: `task_completed`, the record, and the reply topic.
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use crate::envelope::topics::Topics;
+use crate::envelope::{Message, Properties, Quality};
+use crate::task::outcome::{GuestRetry, Outcome, TaskError};
+use crate::task::tenant::TenantId;
+use crate::task::{Shape, Task, TaskId};
+
+/// The messages of an outcome: the record first, then the reply if one is wanted.
+///
+/// The reply topic must have been checked: it is used as it is.
+pub fn outcome(topics: &Topics, outcome: &Outcome) -> Vec<Message> {
+    let (payload, mut properties) = match outcome.shape {
+        Shape::Properties => (outcome.output.as_ref().map_or_else(Bytes::new, |o| o.data.clone()), as_properties(outcome)),
+        Shape::Json | Shape::Plain => (as_json(outcome), Properties {
+            content_type: Some("application/json".to_owned()),
+            ..Properties::default()
+        }),
+    };
+    properties.correlation_data = outcome.reply.correlation_data.clone();
+    let message = |topic| Message {
+        topic,
+        payload: payload.clone(),
+        properties: properties.clone(),
+        quality: Quality::AtLeastOnce,
+        retain: false,
+    };
+    let record = topics.completed(&outcome.tenant);
+    std::iter::once(record).chain(outcome.reply.topic.clone()).map(message).collect()
+}
+
+/// A lifecycle event of a task.
+#[derive(Debug, Clone, Serialize)]
+#[serde(tag = "status", rename_all = "snake_case")]
+pub enum Event {
+    /// A runner has it; it waits for its module or a permit.
+    Queued,
+    /// The guest runs.
+    Started {
+        /// Counted from 1.
+        attempt: u32,
+    },
+    /// The guest says how far it is.
+    Progress {
+        /// Steps done.
+        done: u64,
+        /// Steps in all, 0 when unknown.
+        total: u64,
+        /// What it is doing.
+        message: String,
+    },
+}
+
+/// The message of a lifecycle event.
+pub fn event(topics: &Topics, task: &Task, runner: &str, event: &Event, now: SystemTime) -> Message {
+    #[derive(Serialize)]
+    struct Wire<'a> {
+        id: &'a str,
+        #[serde(flatten)]
+        event: &'a Event,
+        runner: &'a str,
+        at: String,
+    }
+    let wire = Wire { id: task.id.as_str(), event, runner, at: rfc3339(now) };
+    let mut message = Message::new(topics.status(&task.tenant, &task.id), json(&wire));
+    if matches!(event, Event::Progress { .. }) {
+        message.quality = Quality::AtMostOnce;
+    }
+    message
+}
+
+/// A line of a guest's log.
+#[derive(Debug, Clone, Serialize)]
+pub struct LogLine {
+    /// `trace`, `debug`, `info`, `warn` or `error`.
+    pub level: &'static str,
+    /// `log` (the host function), `stdout` or `stderr`.
+    pub source: &'static str,
+    /// The line.
+    pub message: String,
+}
+
+/// The message of a log line.
+pub fn log(topics: &Topics, tenant: &TenantId, id: &TaskId, line: &LogLine, now: SystemTime) -> Message {
+    #[derive(Serialize)]
+    struct Wire<'a> {
+        id: &'a str,
+        #[serde(flatten)]
+        line: &'a LogLine,
+        at: String,
+    }
+    let mut message =
+        Message::new(topics.log(tenant, id), json(&Wire { id: id.as_str(), line, at: rfc3339(now) }));
+    message.quality = Quality::AtMostOnce;
+    message
+}
+
+fn as_json(outcome: &Outcome) -> Bytes {
+    #[derive(Serialize)]
+    struct Wire<'a> {
+        id: &'a str,
+        status: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        module: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        module_digest: Option<String>,
+        attempt: u32,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        output: Option<Text<'a>>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        output_base64: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        content_type: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        error: Option<ErrorWire<'a>>,
+        usage: UsageWire,
+        runner: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        started_at: Option<String>,
+        finished_at: String,
+        #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+        labels: &'a BTreeMap<String, String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        correlation: Option<&'a str>,
+    }
+    let data = outcome.output.as_ref().map(|o| &o.data[..]);
+    let content_type = outcome.output.as_ref().and_then(|o| o.content_type.as_deref());
+    let text = data.and_then(|data| Text::of(data, content_type));
+    json(&Wire {
+        id: outcome.id.as_str(),
+        status: outcome.status.as_str(),
+        module: outcome.module.as_deref(),
+        module_digest: outcome.module_digest.map(|d| d.to_string()),
+        attempt: outcome.attempt,
+        output_base64: data.filter(|_| text.is_none()).map(|data| STANDARD.encode(data)),
+        output: text,
+        content_type,
+        error: outcome.error.as_ref().map(ErrorWire::of),
+        usage: UsageWire::of(outcome),
+        runner: &outcome.runner,
+        started_at: outcome.started_at.map(rfc3339),
+        finished_at: rfc3339(outcome.finished_at),
+        labels: &outcome.labels,
+        correlation: outcome.reply.correlation.as_deref(),
+    })
+}
+
+/// Output that JSON can hold as it is.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Text<'a> {
+    Json(&'a RawValue),
+    Utf8(&'a str),
+}
+
+impl<'a> Text<'a> {
+    fn of(data: &'a [u8], content_type: Option<&str>) -> Option<Text<'a>> {
+        let essence = content_type.and_then(|t| t.split(';').next()).map(str::trim);
+        if essence.is_some_and(|e| e.eq_ignore_ascii_case("application/json"))
+            && let Ok(value) = serde_json::from_slice(data)
+        {
+            return Some(Text::Json(value));
+        }
+        std::str::from_utf8(data).ok().map(Text::Utf8)
+    }
+}
+
+#[derive(Serialize)]
+struct ErrorWire<'a> {
+    code: &'a str,
+    message: &'a str,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    backtrace: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_after_ms: Option<u64>,
+}
+
+impl<'a> ErrorWire<'a> {
+    fn of(error: &'a TaskError) -> ErrorWire<'a> {
+        let (retry, retry_after_ms) = match error.retry {
+            None => (None, None),
+            Some(GuestRetry::Never) => (Some("never"), None),
+            Some(GuestRetry::After(delay)) => (Some("after"), Some(delay)),
+            Some(GuestRetry::ByPolicy) => (Some("by_policy"), None),
+        };
+        ErrorWire { code: error.code.as_str(), message: &error.message, backtrace: &error.backtrace, retry, retry_after_ms }
+    }
+}
+
+#[derive(Serialize)]
+struct UsageWire {
+    fuel: u64,
+    peak_memory_bytes: u64,
+    queued_ms: f64,
+    run_ms: f64,
+    cpu_ms: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    module_cache: Option<&'static str>,
+}
+
+impl UsageWire {
+    fn of(outcome: &Outcome) -> UsageWire {
+        let usage = &outcome.usage;
+        UsageWire {
+            fuel: usage.fuel,
+            peak_memory_bytes: usage.peak_memory_bytes,
+            queued_ms: microseconds(usage.queued_ms),
+            run_ms: microseconds(usage.run_ms),
+            cpu_ms: microseconds(usage.cpu_ms),
+            module_cache: usage.module_cache.map(|hit| hit.as_str()),
+        }
+    }
+}
+
+/// Milliseconds to three places: more is noise on the wire.
+fn microseconds(ms: f64) -> f64 {
+    (ms * 1000.0).round() / 1000.0
+}
+
+fn as_properties(outcome: &Outcome) -> Properties {
+    let mut user: Vec<(String, String)> = Vec::with_capacity(16);
+    let mut put = |name: &str, value: String| user.push((name.to_owned(), value));
+    put("id", outcome.id.to_string());
+    put("status", outcome.status.to_string());
+    if let Some(module) = &outcome.module {
+        put("module", module.clone());
+    }
+    if let Some(digest) = outcome.module_digest {
+        put("module_digest", digest.to_string());
+    }
+    put("attempt", outcome.attempt.to_string());
+    if let Some(error) = outcome.error.as_ref().map(ErrorWire::of) {
+        put("error_code", error.code.to_owned());
+        // One property holds at most 65,535 bytes.
+        put("error_message", error.message.chars().take(4096).collect());
+        if !error.backtrace.is_empty() {
+            put("error_backtrace", error.backtrace.join("\n").chars().take(8192).collect());
+        }
+        if let Some(retry) = error.retry {
+            put("error_retry", retry.to_owned());
+        }
+        if let Some(delay) = error.retry_after_ms {
+            put("error_retry_after_ms", delay.to_string());
+        }
+    }
+    let usage = UsageWire::of(outcome);
+    put("fuel", usage.fuel.to_string());
+    put("peak_memory_bytes", usage.peak_memory_bytes.to_string());
+    put("queued_ms", usage.queued_ms.to_string());
+    put("run_ms", usage.run_ms.to_string());
+    put("cpu_ms", usage.cpu_ms.to_string());
+    if let Some(hit) = usage.module_cache {
+        put("module_cache", hit.to_owned());
+    }
+    put("runner", outcome.runner.clone());
+    if let Some(started) = outcome.started_at {
+        put("started_at", rfc3339(started));
+    }
+    put("finished_at", rfc3339(outcome.finished_at));
+    for (name, value) in &outcome.labels {
+        put(&format!("labels.{name}"), value.clone());
+    }
+    if let Some(correlation) = &outcome.reply.correlation {
+        put("correlation", correlation.clone());
+    }
+    Properties {
+        content_type: outcome.output.as_ref().and_then(|o| o.content_type.clone()),
+        user,
+        ..Properties::default()
+    }
+}
+
+/// An instant on the wire: RFC 3339 in UTC, with milliseconds.
+pub fn rfc3339(time: SystemTime) -> String {
+    match jiff::Timestamp::try_from(time) {
+        Ok(time) => format!("{time:.3}"),
+        // Beyond the year 9999: no clock says so.
+        Err(_) => "9999-12-31T23:59:59.999Z".to_owned(),
+    }
+}
+
+fn json(value: &impl Serialize) -> Bytes {
+    // Serialising plain structs with string keys into memory cannot fail.
+    Bytes::from(serde_json::to_vec(value).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests;

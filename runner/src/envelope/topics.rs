@@ -1,0 +1,192 @@
+//! The names of the topics, for the default tenant and for the others.
+
+use crate::task::TaskId;
+use crate::task::tenant::TenantId;
+use crate::task::{ModuleName, quoted};
+
+/// The longest reply topic, in bytes.
+pub const MAX_REPLY_TOPIC: usize = 256;
+
+/// Builds and reads topic names below a root, which is empty unless one broker carries several fleets.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Topics {
+    root: String,
+}
+
+impl Topics {
+    /// Topics below `root`, which is empty or ends with `/`.
+    pub fn new(root: &str) -> Result<Topics, String> {
+        let wrong = |why| Err(format!("a topic root {why}, got {}", quoted(root)));
+        if root.is_empty() {
+            return Ok(Topics::default());
+        }
+        if !root.ends_with('/') {
+            return wrong("ends with `/`");
+        }
+        if root.starts_with('$') || root.contains(['+', '#', '\0']) || root.len() > 128 {
+            return wrong("has no `$` in front, no wildcards, no NUL and at most 128 bytes");
+        }
+        Ok(Topics { root: root.to_owned() })
+    }
+
+    fn of(&self, tenant: &TenantId, name: &str) -> String {
+        if tenant.is_default() {
+            format!("{}{name}", self.root)
+        } else {
+            format!("{}tenants/{tenant}/{name}", self.root)
+        }
+    }
+
+    /// Where a tenant's tasks are published.
+    pub fn queue(&self, tenant: &TenantId) -> String {
+        self.of(tenant, "task_queue")
+    }
+
+    /// Where a tenant's outcomes are published.
+    pub fn completed(&self, tenant: &TenantId) -> String {
+        self.of(tenant, "task_completed")
+    }
+
+    /// Where the lifecycle of a task is published.
+    pub fn status(&self, tenant: &TenantId, id: &TaskId) -> String {
+        self.of(tenant, &format!("task_status/{id}"))
+    }
+
+    /// Where the log of a task is published.
+    pub fn log(&self, tenant: &TenantId, id: &TaskId) -> String {
+        self.of(tenant, &format!("task_log/{id}"))
+    }
+
+    /// Where a tenant's module is retained.
+    pub fn module(&self, tenant: &TenantId, name: &ModuleName) -> String {
+        self.of(tenant, &format!("modules/{name}"))
+    }
+
+    /// A topic for the answers to one submitter, within the tenant's own prefix.
+    pub fn reply(&self, tenant: &TenantId, submitter: &str) -> String {
+        self.of(tenant, &format!("task_reply/{submitter}"))
+    }
+
+    /// Where a runner's presence is retained.
+    pub fn runner(&self, runner: &str) -> String {
+        format!("{}runner_status/{runner}", self.root)
+    }
+
+    /// The shared subscriptions through which the runners of a group take the tasks of all tenants.
+    pub fn queue_filters(&self, group: &str) -> [String; 2] {
+        let root = &self.root;
+        [
+            format!("$share/{group}/{root}task_queue"),
+            format!("$share/{group}/{root}tenants/+/task_queue"),
+        ]
+    }
+
+    /// Whose queue a message came on; an error says why it is nobody's.
+    pub fn tenant_of_queue(&self, topic: &str) -> Result<TenantId, String> {
+        let foreign = || format!("{} is no task queue", quoted(topic));
+        let name = topic.strip_prefix(&self.root).ok_or_else(foreign)?;
+        if name == "task_queue" {
+            return Ok(TenantId::default());
+        }
+        let tenant = name
+            .strip_prefix("tenants/")
+            .and_then(|rest| rest.strip_suffix("/task_queue"))
+            .ok_or_else(foreign)?;
+        if tenant == TenantId::DEFAULT {
+            return Err("the default tenant's queue is the bare `task_queue`".to_owned());
+        }
+        TenantId::parse(tenant)
+    }
+
+    /// Whether the runner may publish a tenant's outcome on a topic that the producer chose: it has rights
+    /// that the producer has not, and must not lend them.
+    pub fn check_reply(&self, tenant: &TenantId, topic: &str) -> Result<(), String> {
+        if topic.is_empty() || topic.len() > MAX_REPLY_TOPIC {
+            return Err(format!(
+                "a reply topic has 1 to {MAX_REPLY_TOPIC} bytes, got {}",
+                topic.len()
+            ));
+        }
+        if topic.contains(['+', '#', '\0']) {
+            return Err(format!("a reply topic has no wildcards and no NUL, got {}", quoted(topic)));
+        }
+        let relative = match (topic.strip_prefix(&self.root), tenant.is_default()) {
+            (Some(relative), true) => relative,
+            // Another fleet's topics, or none of ours: not under a named tenant's prefix, and not a name
+            // that means anything to these runners.
+            (None, true) => {
+                return if topic.starts_with('$') { self.denied(topic) } else { Ok(()) };
+            }
+            (relative, false) => {
+                let prefix = format!("tenants/{tenant}/");
+                let own = relative.and_then(|r| r.strip_prefix(prefix.as_str()));
+                let Some(own) = own.filter(|own| !own.is_empty()) else {
+                    return Err(format!(
+                        "tenant {tenant} may have answers only below `{}{prefix}`, not on {}",
+                        self.root,
+                        quoted(topic)
+                    ));
+                };
+                own
+            }
+        };
+        let reserved = ["task_queue", "task_completed", "task_dead_letter"].contains(&relative)
+            || ["task_status", "task_log", "task_control", "modules", "runner_status"]
+                .iter()
+                .any(|name| relative == *name || relative.starts_with(&format!("{name}/")));
+        let foreign = tenant.is_default()
+            && (topic.starts_with('$') || relative.starts_with('$') || relative.starts_with("tenants/"));
+        if reserved || foreign { self.denied(topic) } else { Ok(()) }
+    }
+
+    fn denied(&self, topic: &str) -> Result<(), String> {
+        Err(format!("{} is reserved: an answer may not go there", quoted(topic)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tenant(name: &str) -> TenantId {
+        TenantId::parse(name).expect("a tenant")
+    }
+
+    #[test]
+    fn both_forms() {
+        let bare = Topics::default();
+        let rooted = Topics::new("fleet/").expect("a root");
+        let id = TaskId::parse("7").expect("an id");
+        assert_eq!(bare.queue(&tenant("default")), "task_queue");
+        assert_eq!(bare.status(&tenant("acme"), &id), "tenants/acme/task_status/7");
+        assert_eq!(rooted.queue(&tenant("acme")), "fleet/tenants/acme/task_queue");
+        assert_eq!(rooted.tenant_of_queue("fleet/tenants/acme/task_queue"), Ok(tenant("acme")));
+        assert_eq!(bare.tenant_of_queue("task_queue"), Ok(tenant("default")));
+        for bad in ["tenants/default/task_queue", "tenants/a/b/task_queue", "tenants//task_queue", "x"] {
+            assert!(bare.tenant_of_queue(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn reply_topics_stay_at_home() {
+        let topics = Topics::default();
+        let allowed = |t: &str, topic: &str| topics.check_reply(&tenant(t), topic).is_ok();
+        for good in ["replies/1", "a", "task_completed_by_me", "tenant/x", "modules2"] {
+            assert!(allowed("default", good), "{good}");
+        }
+        let long = "x".repeat(257);
+        for bad in [
+            "", "a/+", "#", "a\0b", "$SYS/x", "$share/g/x", "task_queue", "task_completed", "task_status/1", "task_log/1",
+            "task_control/1", "task_dead_letter", "modules/x", "runner_status/x", "tenants/acme/x", long.as_str(),
+        ] {
+            assert!(!allowed("default", bad), "{bad}");
+        }
+        assert!(allowed("acme", "tenants/acme/replies/1"));
+        for bad in [
+            "replies/1", "tenants/other/x", "tenants/acme", "tenants/acme/", "tenants/acme2/x",
+            "tenants/acme/task_queue", "tenants/acme/modules/x", "task_completed",
+        ] {
+            assert!(!allowed("acme", bad), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! wasmqtt: a WebAssembly task runner over MQTT. See ARCHITECTURE.md for the map.
+
+#![warn(missing_docs)]
+
+pub mod admission;
+pub mod config;
+pub mod envelope;
+pub mod modules;
+pub mod mqtt;
+pub mod runner;
+pub mod sandbox;
+pub mod schedule;
+pub mod suggest;
+pub mod task;

@@ -1,0 +1,223 @@
+//! `ModuleRef` → a compiled module that is ready to run.
+//!
+//! Finds the bytes (folder, retained topic), hashes them itself, checks pins on that hash, and compiles each
+//! content once, however many tasks ask at the same moment.
+
+pub mod artifacts;
+pub mod structure;
+
+mod directory;
+mod retained;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+use bytes::Bytes;
+use moka::future::Cache;
+use sha2::{Digest as _, Sha256};
+use tokio::sync::Semaphore;
+use tracing::{info, warn};
+
+use crate::envelope::topics::Topics;
+use crate::modules::artifacts::Artifacts;
+use crate::modules::directory::Directory;
+use crate::modules::retained::Retained;
+use crate::mqtt::{Deliveries, Publisher};
+use crate::sandbox::engine::Engine;
+use crate::sandbox::prepared::Prepared;
+use crate::task::outcome::{CacheHit, ErrorCode, TaskError};
+use crate::task::tenant::TenantId;
+use crate::task::{Digest, ModuleName, ModuleRef};
+
+/// A module that is ready to run.
+#[derive(Clone)]
+pub struct Module {
+    /// The SHA-256 of its bytes.
+    pub digest: Digest,
+    /// Compiled and linked.
+    pub prepared: Arc<Prepared>,
+    /// Where the compiled code came from when it was loaded.
+    loaded: CacheHit,
+}
+
+/// A module's bytes and their hash.
+#[derive(Debug, Clone)]
+pub struct Content {
+    /// The SHA-256 that we computed.
+    pub digest: Digest,
+    /// The bytes.
+    pub bytes: Bytes,
+}
+
+impl Content {
+    /// Hashes bytes.
+    pub fn new(bytes: impl Into<Bytes>) -> Content {
+        let bytes = bytes.into();
+        Content { digest: Digest::new(Sha256::digest(&bytes).into()), bytes }
+    }
+}
+
+/// Finds, compiles and keeps modules.
+pub struct ModuleStore {
+    engine: Arc<Engine>,
+    directory: Option<Directory>,
+    retained: Option<Retained>,
+    artifacts: Option<Arc<Artifacts>>,
+    compiled: Cache<Digest, Module>,
+    /// One compilation at a time: Cranelift uses every core for one.
+    compiling: Arc<Semaphore>,
+}
+
+impl ModuleStore {
+    /// A store with no source yet that keeps `cached` compiled modules in memory.
+    pub fn new(engine: Arc<Engine>, cached: u64) -> ModuleStore {
+        ModuleStore {
+            engine,
+            directory: None,
+            retained: None,
+            artifacts: None,
+            compiled: Cache::new(cached),
+            compiling: Arc::new(Semaphore::new(1)),
+        }
+    }
+
+    /// Adds the files `NAME.wasm` of a folder, for every tenant.
+    pub fn with_directory(mut self, folder: &Path) -> Result<ModuleStore> {
+        self.directory = Some(Directory::open(folder)?);
+        Ok(self)
+    }
+
+    /// Adds the modules published on `modules/{name}`, over a connection of their own: a module must not
+    /// wait behind a full window of tasks that wait for it.
+    pub fn with_published(mut self, topics: Topics, connection: (Deliveries, Publisher), lookup: Duration) -> ModuleStore {
+        self.retained = Some(Retained::start(topics, connection, lookup));
+        self
+    }
+
+    /// Adds a folder for compiled modules.
+    pub fn with_artifacts(mut self, folder: &Path) -> Result<ModuleStore> {
+        self.artifacts = Some(Arc::new(Artifacts::open(folder, &self.engine)?));
+        Ok(self)
+    }
+
+    /// The module that a reference names for a tenant, compiled, and where it was found compiled.
+    pub async fn resolve(&self, tenant: &TenantId, reference: &ModuleRef) -> Result<(Module, CacheHit), TaskError> {
+        match reference {
+            ModuleRef::Name(name) => self.compiled(self.find(tenant, name).await?).await,
+            ModuleRef::Pinned(name, pin) => {
+                if let Some(module) = self.compiled.get(pin).await {
+                    return Ok((module, CacheHit::Memory));
+                }
+                let content = self.find(tenant, name).await?;
+                if content.digest != *pin {
+                    return Err(TaskError::new(
+                        ErrorCode::DigestMismatch,
+                        format!("module `{name}` is {}, the task pins {pin}", content.digest),
+                    ));
+                }
+                self.compiled(content).await
+            }
+            ModuleRef::Digest(digest) => self.by_digest(digest).await,
+            ModuleRef::Remote(address) => {
+                Err(TaskError::new(ErrorCode::Unsupported, format!("this runner does not fetch modules: {address}")))
+            }
+        }
+    }
+
+    async fn by_digest(&self, digest: &Digest) -> Result<(Module, CacheHit), TaskError> {
+        if let Some(module) = self.compiled.get(digest).await {
+            return Ok((module, CacheHit::Memory));
+        }
+        if let Some(directory) = &self.directory
+            && let Some(content) = directory.find_digest(digest).await?
+        {
+            return self.compiled(content).await;
+        }
+        Err(TaskError::new(
+            ErrorCode::ModuleNotFound,
+            format!("no module {digest}: neither loaded here nor in the module folder; name it as `name@{digest}`"),
+        ))
+    }
+
+    /// The bytes that a name stands for: the operator's folder first, which nobody can shadow.
+    async fn find(&self, tenant: &TenantId, name: &ModuleName) -> Result<Content, TaskError> {
+        if let Some(directory) = &self.directory
+            && let Some(content) = directory.find(name).await?
+        {
+            return Ok(content);
+        }
+        if let Some(retained) = &self.retained
+            && let Some(content) = retained.find(tenant, name).await?
+        {
+            return Ok(content);
+        }
+        let places: Vec<String> = [
+            self.directory.as_ref().map(|d| format!("{}/{name}.wasm", d.folder().display())),
+            self.retained.as_ref().map(|r| format!("the retained topic {}", r.topic(tenant, name))),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        Err(TaskError::new(
+            ErrorCode::ModuleNotFound,
+            format!("no module `{name}` for tenant {tenant}: looked at {}", places.join(" and ")),
+        ))
+    }
+
+    async fn compiled(&self, content: Content) -> Result<(Module, CacheHit), TaskError> {
+        let digest = content.digest;
+        if let Some(module) = self.compiled.get(&digest).await {
+            return Ok((module, CacheHit::Memory));
+        }
+        // Whoever asks meanwhile waits for this one.
+        let entry = self.compiled.entry(digest).or_try_insert_with(self.load(content)).await;
+        let entry = entry.map_err(|error: Arc<TaskError>| (*error).clone())?;
+        let hit = if entry.is_fresh() { entry.value().loaded } else { CacheHit::Memory };
+        Ok((entry.into_value(), hit))
+    }
+
+    async fn load(&self, content: Content) -> Result<Module, TaskError> {
+        let permit = self.compiling.clone().acquire_owned().await;
+        let (engine, artifacts) = (self.engine.clone(), self.artifacts.clone());
+        let loaded = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            load_blocking(&engine, artifacts.as_deref(), &content)
+        });
+        loaded.await.unwrap_or_else(|died| {
+            Err(TaskError::new(ErrorCode::Internal, format!("compiling failed: {died}")))
+        })
+    }
+}
+
+/// Checks, compiles and links a module without any cache: what `push` and `run` do, and what the runner does
+/// with a module that it has not seen.
+pub fn compile(engine: &Engine, bytes: &[u8]) -> Result<Prepared, TaskError> {
+    structure::check(bytes)?;
+    let component = engine.compile(bytes).map_err(invalid)?;
+    Prepared::new(engine, &component)
+}
+
+fn load_blocking(engine: &Engine, artifacts: Option<&Artifacts>, content: &Content) -> Result<Module, TaskError> {
+    structure::check(&content.bytes)?;
+    let digest = content.digest;
+    let module = |prepared, loaded| Module { digest, prepared: Arc::new(prepared), loaded };
+    if let Some(component) = artifacts.and_then(|artifacts| artifacts.load(engine, &digest)) {
+        return Ok(module(Prepared::new(engine, &component)?, CacheHit::Disk));
+    }
+    let started = std::time::Instant::now();
+    let component = engine.compile(&content.bytes).map_err(invalid)?;
+    info!(%digest, bytes = content.bytes.len(), took = ?started.elapsed(), "module compiled");
+    let prepared = Prepared::new(engine, &component)?;
+    if let Some(artifacts) = artifacts
+        && let Err(error) = artifacts.store(&digest, &component)
+    {
+        warn!(%digest, error = format!("{error:#}"), "compiled module not cached on disk");
+    }
+    Ok(module(prepared, CacheHit::Compiled))
+}
+
+fn invalid(why: anyhow::Error) -> TaskError {
+    TaskError::new(ErrorCode::ModuleInvalid, format!("{why:#}"))
+}

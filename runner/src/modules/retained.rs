@@ -1,0 +1,196 @@
+//! Modules published on `modules/{name}`: fetched when first asked for, followed from then on.
+//!
+//! MQTT has no answer "there is no retained message": a name without one is known only by the silence after
+//! the SUBACK.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use crate::envelope::topics::Topics;
+use crate::modules::Content;
+use crate::mqtt::{Deliveries, Publisher, State};
+use crate::task::ModuleName;
+use crate::task::outcome::{ErrorCode, TaskError};
+use crate::task::tenant::TenantId;
+
+/// Names followed at one time. Beyond it the name that was not asked for longest is dropped, so that a flood
+/// of made-up names costs neither memory nor the broker's subscriptions.
+const MAX_FOLLOWED: usize = 1_024;
+/// How long a broker may take to answer a SUBSCRIBE.
+const SUBACK: Duration = Duration::from_secs(10);
+
+pub(super) struct Retained {
+    topics: Topics,
+    publisher: Publisher,
+    lookup: Duration,
+    followed: Arc<Mutex<Followed>>,
+}
+
+/// By topic.
+#[derive(Default)]
+struct Followed {
+    names: HashMap<String, Name>,
+    /// Counts connections: a name that a new one does not mention is gone.
+    generation: u64,
+}
+
+struct Name {
+    content: watch::Sender<Known>,
+    asked: Instant,
+    generation: u64,
+}
+
+#[derive(Debug, Clone)]
+enum Known {
+    /// Nothing has come, and it is too early to say that nothing will.
+    Waiting,
+    /// There is no such module.
+    Absent,
+    /// The bytes.
+    Present(Content),
+}
+
+impl Retained {
+    pub(super) fn start(topics: Topics, (deliveries, publisher): (Deliveries, Publisher), lookup: Duration) -> Retained {
+        let followed: Arc<Mutex<Followed>> = Arc::default();
+        tokio::spawn(receive(deliveries, publisher.clone(), followed.clone()));
+        tokio::spawn(watch_connections(publisher.state(), followed.clone(), lookup));
+        Retained { topics, publisher, lookup, followed }
+    }
+
+    pub(super) fn topic(&self, tenant: &TenantId, name: &ModuleName) -> String {
+        self.topics.module(tenant, name)
+    }
+
+    /// The module that is published under that name, if one is.
+    pub(super) async fn find(&self, tenant: &TenantId, name: &ModuleName) -> Result<Option<Content>, TaskError> {
+        let topic = self.topic(tenant, name);
+        let (mut known, dropped, new) = {
+            let mut followed = lock(&self.followed);
+            let generation = followed.generation;
+            let new = !followed.names.contains_key(&topic);
+            let dropped = (new && followed.names.len() >= MAX_FOLLOWED).then(|| followed.drop_oldest()).flatten();
+            let name = followed.names.entry(topic.clone()).or_insert_with(|| Name {
+                content: watch::Sender::new(Known::Waiting),
+                asked: Instant::now(),
+                generation,
+            });
+            name.asked = Instant::now();
+            (name.content.subscribe(), dropped, new)
+        };
+        if let Some(topic) = dropped {
+            self.publisher.unsubscribe(&topic);
+        }
+        if new {
+            self.follow(&topic).await?;
+        }
+        // Not the first to ask: the first settles it.
+        let patience = SUBACK + self.lookup;
+        let settled = tokio::time::timeout(patience, known.wait_for(|known| !matches!(known, Known::Waiting))).await;
+        match settled.as_ref().map(|known| known.as_deref()) {
+            Ok(Ok(Known::Present(content))) => Ok(Some(content.clone())),
+            Ok(Ok(_)) => Ok(None),
+            _ => Err(unavailable(&topic, "no answer from the broker")),
+        }
+    }
+
+    async fn follow(&self, topic: &str) -> Result<(), TaskError> {
+        let subscribed = tokio::time::timeout(SUBACK, self.publisher.subscribe(topic)).await;
+        let refused = match subscribed {
+            Ok(Ok(())) => None,
+            Ok(Err(why)) => Some(why),
+            Err(_) => Some("no answer from the broker".to_owned()),
+        };
+        if let Some(why) = refused {
+            // Forgotten, so that the next task asks again.
+            lock(&self.followed).names.remove(topic);
+            self.publisher.unsubscribe(topic);
+            return Err(unavailable(topic, &why));
+        }
+        let (followed, topic, lookup) = (self.followed.clone(), topic.to_owned(), self.lookup);
+        tokio::spawn(async move {
+            tokio::time::sleep(lookup).await;
+            if let Some(name) = lock(&followed).names.get(&topic) {
+                name.content.send_if_modified(|known| {
+                    let silent = matches!(known, Known::Waiting);
+                    if silent {
+                        *known = Known::Absent;
+                    }
+                    silent
+                });
+            }
+        });
+        Ok(())
+    }
+}
+
+impl Followed {
+    fn drop_oldest(&mut self) -> Option<String> {
+        let oldest = self.names.iter().min_by_key(|(_, name)| name.asked)?.0.clone();
+        self.names.remove(&oldest);
+        Some(oldest)
+    }
+}
+
+async fn receive(mut deliveries: Deliveries, publisher: Publisher, followed: Arc<Mutex<Followed>>) {
+    while let Some(delivery) = deliveries.recv().await {
+        let topic = delivery.inbound.topic;
+        let payload = delivery.inbound.payload;
+        // An empty retained message is how MQTT deletes one. Hashing is off the network's thread.
+        let known = if payload.is_empty() {
+            Known::Absent
+        } else {
+            match tokio::task::spawn_blocking(|| Content::new(payload)).await {
+                Ok(content) => Known::Present(content),
+                Err(_) => continue,
+            }
+        };
+        {
+            let mut followed = lock(&followed);
+            let generation = followed.generation;
+            if let Some(name) = followed.names.get_mut(&topic) {
+                name.generation = generation;
+                if let Known::Present(content) = &known {
+                    info!(topic, digest = %content.digest, bytes = content.bytes.len(), "module published");
+                }
+                name.content.send_replace(known);
+            }
+        }
+        if let Some(token) = delivery.token {
+            publisher.ack(token);
+        }
+    }
+}
+
+/// After a reconnect every retained module comes again; one that does not was deleted meanwhile.
+async fn watch_connections(mut state: watch::Receiver<State>, followed: Arc<Mutex<Followed>>, lookup: Duration) {
+    loop {
+        if state.wait_for(|state| matches!(state, State::Online(_))).await.is_err() {
+            return;
+        }
+        let generation = lock(&followed).generation;
+        tokio::time::sleep(lookup).await;
+        for (topic, name) in &lock(&followed).names {
+            if name.generation < generation && !matches!(*name.content.borrow(), Known::Waiting | Known::Absent) {
+                warn!(topic, "module is not published any more");
+                name.content.send_replace(Known::Absent);
+            }
+        }
+        if state.wait_for(|state| !matches!(state, State::Online(_))).await.is_err() {
+            return;
+        }
+        lock(&followed).generation += 1;
+    }
+}
+
+fn lock(followed: &Mutex<Followed>) -> MutexGuard<'_, Followed> {
+    followed.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn unavailable(topic: &str, why: &str) -> TaskError {
+    TaskError::new(ErrorCode::ModuleUnavailable, format!("failed to fetch {topic}: {why}"))
+}

@@ -1,0 +1,230 @@
+//! Runs one guest, once, in a fresh sandbox limited in fuel, memory and time.
+//!
+//! Owns the engine and the threads that guests run on. It must know neither MQTT nor where modules come
+//! from: a prepared module and its input go in, what came of it comes out.
+
+pub mod engine;
+pub mod host;
+pub mod prepared;
+
+mod classify;
+mod cpu;
+mod limiter;
+mod stdio;
+mod wasi;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use wasmtime::Store;
+
+use crate::sandbox::classify::Failure;
+use crate::sandbox::cpu::CpuTimed;
+use crate::sandbox::engine::Engine;
+use crate::sandbox::host::{Guest, GuestEvents};
+use crate::sandbox::prepared::{Prepared, Shape};
+use crate::task::limits::Limits;
+use crate::task::outcome::{ErrorCode, Output, TaskError, Usage};
+
+/// How often a guest makes room for others, in units of fuel: about half a millisecond.
+const YIELD_EVERY: u64 = 1_000_000;
+/// Handles of resources (streams, pollables) that a guest may hold at one time.
+const MAX_HANDLES: usize = 1_000;
+/// What a guest may pass to one host call besides its output, in bytes.
+const HOST_CALL_BYTES: u64 = 1 << 20;
+
+/// What a guest is given.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// What it is told about its task.
+    pub context: host::types::Context,
+    /// Its input.
+    pub input: Bytes,
+    /// What it may use.
+    pub limits: Limits,
+}
+
+/// What came of a run.
+#[derive(Debug, Clone)]
+pub struct Ran {
+    /// The guest's output, or why there is none.
+    pub result: Result<Output, TaskError>,
+    /// Fuel, memory and time used, also by a run that failed.
+    pub usage: Usage,
+    /// When the guest started.
+    pub started_at: SystemTime,
+}
+
+/// Runs guests on threads of its own, so that a spinning guest delays nobody's network.
+pub struct Sandbox {
+    engine: Arc<Engine>,
+    threads: Option<tokio::runtime::Runtime>,
+}
+
+impl Sandbox {
+    /// `threads` guests' threads over an engine.
+    pub fn new(engine: Arc<Engine>, threads: usize) -> anyhow::Result<Sandbox> {
+        let threads = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(threads)
+            .thread_name("guest")
+            // A task that comes from outside is looked for before every poll, else a short task waits behind
+            // long ones; and timers are looked at often, else a deadline fires late under load.
+            .global_queue_interval(1)
+            .event_interval(7)
+            .enable_time()
+            .build()?;
+        Ok(Sandbox { engine, threads: Some(threads) })
+    }
+
+    /// The engine that modules are compiled for.
+    pub fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
+    /// Runs a guest on the guests' threads. Dropping the future stops the guest.
+    pub async fn run(&self, module: Arc<Prepared>, job: Job, events: Option<Arc<dyn GuestEvents>>) -> Ran {
+        let Some(threads) = &self.threads else {
+            return Ran::internal("the sandbox is closed");
+        };
+        let engine = self.engine.clone();
+        let guest = threads.spawn(async move { execute(&engine, &module, job, events).await });
+        let mut guest = AbortOnDrop(guest);
+        match (&mut guest.0).await {
+            Ok(ran) => ran,
+            Err(died) => Ran::internal(format!("the host failed while the guest ran: {died}")),
+        }
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        if let Some(threads) = self.threads.take() {
+            // Guests are stopped at their next yield; nobody waits for them.
+            threads.shutdown_background();
+        }
+    }
+}
+
+struct AbortOnDrop(tokio::task::JoinHandle<Ran>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Ran {
+    fn internal(why: impl Into<String>) -> Ran {
+        Ran {
+            result: Err(TaskError::new(ErrorCode::Internal, why)),
+            usage: Usage::default(),
+            started_at: SystemTime::now(),
+        }
+    }
+}
+
+/// Runs a guest on the calling task: what [`Sandbox::run`] does on the guests' threads.
+pub async fn execute(
+    engine: &Engine,
+    module: &Prepared,
+    job: Job,
+    events: Option<Arc<dyn GuestEvents>>,
+) -> Ran {
+    let started_at = SystemTime::now();
+    let started = Instant::now();
+    let limits = job.limits;
+    let mut guest = Guest::new(&job, events, matches!(module.shape, Shape::Command(_)));
+    let output = guest.take_stdout();
+    let mut store = Store::new(engine.wasmtime(), guest);
+    let prepared = prepare_store(&mut store, &limits);
+
+    let timeout = Duration::from_millis(limits.timeout_ms.value);
+    // The call's future ends inside: dropping it unwinds a guest that was stopped in the middle.
+    let (result, cpu) = {
+        let mut call = CpuTimed::new(call(&mut store, module, &job));
+        let result = match prepared {
+            Err(error) => Err(Failure::Wasmtime(error)),
+            // Epochs stop wasm that never yields; this stops a guest that waits in a host call.
+            Ok(()) => match tokio::time::timeout(timeout, &mut call).await {
+                Ok(result) => result,
+                Err(_) => Err(Failure::Deadline),
+            },
+        };
+        (result, call.spent())
+    };
+
+    let fuel_left = store.get_fuel().unwrap_or(0);
+    let mut guest = store.into_data();
+    let result = result.and_then(|output_of_run| match output_of_run {
+        Some(output) => Ok(output),
+        None => Ok(Output { data: output.take(), content_type: None }),
+    });
+    let result = result
+        .and_then(|output| {
+            let (bytes, limit) = (output.data.len() as u64, limits.output_bytes);
+            if bytes > limit.value { Err(Failure::OutputTooLarge { bytes: Some(bytes) }) } else { Ok(output) }
+        })
+        .map_err(|failure| classify::classify(failure, &limits, &guest.limiter));
+    let fuel = match &result {
+        // What is left of the fuel when it ran out is less than one basic block needs.
+        Err(error) if error.code == ErrorCode::FuelExhausted => limits.fuel.value,
+        _ => limits.fuel.value - fuel_left.min(limits.fuel.value),
+    };
+    guest.finish();
+    Ran {
+        result,
+        usage: Usage {
+            fuel,
+            peak_memory_bytes: guest.limiter.peak_bytes(),
+            queued_ms: 0.0,
+            run_ms: started.elapsed().as_secs_f64() * 1e3,
+            cpu_ms: cpu.as_secs_f64() * 1e3,
+            module_cache: None,
+        },
+        started_at,
+    }
+}
+
+fn prepare_store(store: &mut Store<Guest>, limits: &Limits) -> wasmtime::Result<()> {
+    store.limiter(|guest| &mut guest.limiter);
+    // Before instantiation: start functions burn fuel too.
+    store.set_fuel(limits.fuel.value)?;
+    store.fuel_async_yield_interval(Some(YIELD_EVERY))?;
+    store.set_epoch_deadline(engine::ticks(limits.timeout_ms.value));
+    store.epoch_deadline_trap();
+    store.set_max_component_handles(MAX_HANDLES);
+    // The largest list that is lifted from a guest is its output; a little more lets the check after the run
+    // name the exact size.
+    let lifted = limits.output_bytes.value.saturating_add(HOST_CALL_BYTES);
+    store.set_hostcall_fuel(usize::try_from(lifted).unwrap_or(usize::MAX));
+    Ok(())
+}
+
+/// The guest's output; `None` when it is what the guest wrote to stdout.
+async fn call(store: &mut Store<Guest>, module: &Prepared, job: &Job) -> Result<Option<Output>, Failure> {
+    match &module.shape {
+        Shape::Typed(pre) => {
+            let task = pre.instantiate_async(&mut *store).await?;
+            let returned = task.call_run(&mut *store, &job.context, &job.input).await?;
+            match returned {
+                Ok(output) => {
+                    Ok(Some(Output { data: output.data.into(), content_type: output.content_type }))
+                }
+                Err(error) => Err(Failure::Guest(error)),
+            }
+        }
+        Shape::Command(pre) => {
+            let command = pre.instantiate_async(&mut *store).await?;
+            match command.wasi_cli_run().call_run(&mut *store).await {
+                Ok(Ok(())) => Ok(None),
+                Ok(Err(())) => Err(Failure::Exit(1)),
+                Err(error) => match error.downcast_ref::<wasmtime_wasi::I32Exit>() {
+                    Some(exit) if exit.0 == 0 => Ok(None),
+                    Some(exit) => Err(Failure::Exit(exit.0)),
+                    None => Err(Failure::Wasmtime(error)),
+                },
+            }
+        }
+    }
+}
