@@ -32,7 +32,10 @@ pub struct Rejection {
 
 impl From<TaskError> for Rejection {
     fn from(error: TaskError) -> Rejection {
-        Rejection { status: error.status(), error }
+        Rejection {
+            status: error.status(),
+            error,
+        }
     }
 }
 
@@ -71,8 +74,14 @@ fn check_supported(task: &Task, now: SystemTime) -> Result<(), TaskError> {
     if task.not_before.is_some_and(|at| at > now) {
         return unsupported("`not_before`: this runner does not delay tasks".to_owned());
     }
-    if let Some(attempts) = task.retry.and_then(|retry| retry.max_attempts).filter(|attempts| *attempts > 1) {
-        return unsupported(format!("`retry.max_attempts` {attempts}: this runner makes one attempt"));
+    if let Some(attempts) = task
+        .retry
+        .and_then(|retry| retry.max_attempts)
+        .filter(|attempts| *attempts > 1)
+    {
+        return unsupported(format!(
+            "`retry.max_attempts` {attempts}: this runner makes one attempt"
+        ));
     }
     Ok(())
 }

@@ -104,7 +104,10 @@ pub struct EmbeddedBroker {
 
 impl Default for EmbeddedBroker {
     fn default() -> Self {
-        EmbeddedBroker { embedded: false, address: SocketAddr::from(([127, 0, 0, 1], 1883)) }
+        EmbeddedBroker {
+            embedded: false,
+            address: SocketAddr::from(([127, 0, 0, 1], 1883)),
+        }
     }
 }
 
@@ -158,7 +161,13 @@ pub struct Modules {
 
 impl Default for Modules {
     fn default() -> Self {
-        Modules { directory: None, published: true, lookup_ms: 500, cache_directory: cache_directory(), cached: 1_000 }
+        Modules {
+            directory: None,
+            published: true,
+            lookup_ms: 500,
+            cache_directory: cache_directory(),
+            cached: 1_000,
+        }
     }
 }
 
@@ -178,7 +187,12 @@ pub struct DefaultLimits {
 
 impl Default for DefaultLimits {
     fn default() -> Self {
-        DefaultLimits { fuel: 1_000_000_000, memory_bytes: 64 << 20, timeout_ms: 10_000, output_bytes: 1 << 20 }
+        DefaultLimits {
+            fuel: 1_000_000_000,
+            memory_bytes: 64 << 20,
+            timeout_ms: 10_000,
+            output_bytes: 1 << 20,
+        }
     }
 }
 
@@ -198,7 +212,12 @@ pub struct Ceilings {
 
 impl Default for Ceilings {
     fn default() -> Self {
-        Ceilings { fuel: 100_000_000_000, memory_bytes: 256 << 20, timeout_ms: 300_000, output_bytes: 16 << 20 }
+        Ceilings {
+            fuel: 100_000_000_000,
+            memory_bytes: 256 << 20,
+            timeout_ms: 300_000,
+            output_bytes: 16 << 20,
+        }
     }
 }
 
@@ -241,8 +260,14 @@ impl Config {
             "`mqtt.max_packet_bytes` must be at least 1024, got {}",
             self.mqtt.max_packet_bytes
         );
-        ensure!(self.mqtt.cert_file.is_some() == self.mqtt.key_file.is_some(), "`mqtt.cert_file` and `mqtt.key_file` go together");
-        ensure!(self.mqtt.password.is_none() || self.mqtt.password_file.is_none(), "`mqtt.password` and `mqtt.password_file` exclude each other");
+        ensure!(
+            self.mqtt.cert_file.is_some() == self.mqtt.key_file.is_some(),
+            "`mqtt.cert_file` and `mqtt.key_file` go together"
+        );
+        ensure!(
+            self.mqtt.password.is_none() || self.mqtt.password_file.is_none(),
+            "`mqtt.password` and `mqtt.password_file` exclude each other"
+        );
         self.validate_limits()
     }
 
@@ -260,7 +285,11 @@ impl Config {
             );
         }
         // A guest's memory is 32-bit.
-        ensure!(ceilings.memory_bytes <= 4 << 30, "`ceilings.memory_bytes` must be at most 4 GiB, got {}", ceilings.memory_bytes);
+        ensure!(
+            ceilings.memory_bytes <= 4 << 30,
+            "`ceilings.memory_bytes` must be at most 4 GiB, got {}",
+            ceilings.memory_bytes
+        );
         ensure!(
             self.runner.memory_budget_bytes >= ceilings.memory_bytes,
             "`runner.memory_budget_bytes` ({}) must hold one task of `ceilings.memory_bytes` ({})",
@@ -272,12 +301,16 @@ impl Config {
 
     /// The broker's address.
     pub fn address(&self) -> Result<Address> {
-        Address::parse(&self.mqtt.url).map_err(anyhow::Error::msg).context("failed to read `mqtt.url`")
+        Address::parse(&self.mqtt.url)
+            .map_err(anyhow::Error::msg)
+            .context("failed to read `mqtt.url`")
     }
 
     /// The names of the topics.
     pub fn topics(&self) -> Result<Topics> {
-        Topics::new(&self.mqtt.topic_root).map_err(anyhow::Error::msg).context("failed to read `mqtt.topic_root`")
+        Topics::new(&self.mqtt.topic_root)
+            .map_err(anyhow::Error::msg)
+            .context("failed to read `mqtt.topic_root`")
     }
 
     /// The modules of plain messages, by tenant.
@@ -285,9 +318,16 @@ impl Config {
         let mut modules = BTreeMap::new();
         for (name, tenant) in &self.tenants {
             let context = || format!("failed to read `tenants.{name}`");
-            let id = TenantId::parse(name).map_err(anyhow::Error::msg).with_context(context)?;
+            let id = TenantId::parse(name)
+                .map_err(anyhow::Error::msg)
+                .with_context(context)?;
             if let Some(module) = &tenant.default_module {
-                modules.insert(id, ModuleRef::parse(module).map_err(anyhow::Error::msg).with_context(context)?);
+                modules.insert(
+                    id,
+                    ModuleRef::parse(module)
+                        .map_err(anyhow::Error::msg)
+                        .with_context(context)?,
+                );
             }
         }
         Ok(modules)
@@ -298,14 +338,17 @@ impl Config {
         let password = match (&self.mqtt.password, &self.mqtt.password_file) {
             (Some(password), _) => Some(password.clone()),
             (None, Some(file)) => {
-                let text = std::fs::read_to_string(file)
-                    .with_context(|| format!("failed to read `mqtt.password_file` {}", file.display()))?;
+                let text = std::fs::read_to_string(file).with_context(|| {
+                    format!("failed to read `mqtt.password_file` {}", file.display())
+                })?;
                 Some(text.lines().next().unwrap_or_default().to_owned())
             }
             (None, None) => None,
         };
         match (&self.mqtt.username, password) {
-            (Some(username), password) => Ok(Some((username.clone(), password.unwrap_or_default()))),
+            (Some(username), password) => {
+                Ok(Some((username.clone(), password.unwrap_or_default())))
+            }
             (None, None) => Ok(None),
             (None, Some(_)) => bail!("`mqtt.password` without `mqtt.username`"),
         }
@@ -313,7 +356,11 @@ impl Config {
 
     /// The files for `mqtts://`.
     pub fn tls(&self) -> Tls {
-        Tls { ca_file: self.mqtt.ca_file.clone(), cert_file: self.mqtt.cert_file.clone(), key_file: self.mqtt.key_file.clone() }
+        Tls {
+            ca_file: self.mqtt.ca_file.clone(),
+            cert_file: self.mqtt.cert_file.clone(),
+            key_file: self.mqtt.key_file.clone(),
+        }
     }
 
     /// How many unanswered tasks the broker may have sent.
@@ -332,14 +379,34 @@ impl Config {
 
     /// The limits of a task that names none.
     pub fn limits(&self) -> LimitValues {
-        let DefaultLimits { fuel, memory_bytes, timeout_ms, output_bytes } = self.limits;
-        LimitValues { fuel, memory_bytes, timeout_ms, output_bytes }
+        let DefaultLimits {
+            fuel,
+            memory_bytes,
+            timeout_ms,
+            output_bytes,
+        } = self.limits;
+        LimitValues {
+            fuel,
+            memory_bytes,
+            timeout_ms,
+            output_bytes,
+        }
     }
 
     /// The most that a task may ask for.
     pub fn ceilings(&self) -> LimitValues {
-        let Ceilings { fuel, memory_bytes, timeout_ms, output_bytes } = self.ceilings;
-        LimitValues { fuel, memory_bytes, timeout_ms, output_bytes }
+        let Ceilings {
+            fuel,
+            memory_bytes,
+            timeout_ms,
+            output_bytes,
+        } = self.ceilings;
+        LimitValues {
+            fuel,
+            memory_bytes,
+            timeout_ms,
+            output_bytes,
+        }
     }
 
     /// A copy that may be shown to anybody.
@@ -353,9 +420,20 @@ impl Config {
 }
 
 fn hostname() -> String {
-    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let clean: String = name.chars().filter(|c| c.is_ascii_alphanumeric() || "-_.".contains(*c)).take(100).collect();
-    if clean.is_empty() { "runner".to_owned() } else { clean }
+    let name = rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned();
+    let clean: String = name
+        .chars()
+        .filter(|c| c.is_ascii_alphanumeric() || "-_.".contains(*c))
+        .take(100)
+        .collect();
+    if clean.is_empty() {
+        "runner".to_owned()
+    } else {
+        clean
+    }
 }
 
 /// Half of the machine's memory; the other half is for compiling, buffers and whatever else runs.
@@ -366,8 +444,10 @@ fn half_of_memory() -> u64 {
 
 fn cache_directory() -> Option<PathBuf> {
     let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-    let base = base.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")));
-    base.filter(|base| base.is_absolute()).map(|base| base.join("wasmqtt"))
+    let base =
+        base.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")));
+    base.filter(|base| base.is_absolute())
+        .map(|base| base.join("wasmqtt"))
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //!
 //! Pure: no clock, no connection. It must not know which MQTT client carries its messages.
 
+pub mod answer;
 pub mod decode;
 pub mod encode;
 pub mod topics;
@@ -74,9 +75,18 @@ impl Message {
     pub fn packet_bytes(&self) -> usize {
         // Fixed header, packet id, lengths of the topic and the property block, and up to five bytes of
         // type and length for each property.
-        let user: usize = self.properties.user.iter().map(|(n, v)| 5 + n.len() + v.len()).sum();
+        let user: usize = self
+            .properties
+            .user
+            .iter()
+            .map(|(n, v)| 5 + n.len() + v.len())
+            .sum();
         let text = |t: &Option<String>| t.as_ref().map_or(0, |t| 3 + t.len());
-        let correlation = self.properties.correlation_data.as_ref().map_or(0, |c| 3 + c.len());
+        let correlation = self
+            .properties
+            .correlation_data
+            .as_ref()
+            .map_or(0, |c| 3 + c.len());
         16 + self.topic.len()
             + self.payload.len()
             + user

@@ -3,6 +3,9 @@
 #![warn(missing_docs)]
 
 pub mod admission;
+pub mod broker;
+pub mod cli;
+pub mod client;
 pub mod config;
 pub mod envelope;
 pub mod modules;

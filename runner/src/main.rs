@@ -1,1 +1,5 @@
-fn main() {}
+//! The `wasmqtt` binary: see [`wasmqtt::cli`].
+
+fn main() -> std::process::ExitCode {
+    wasmqtt::cli::main()
+}

@@ -55,7 +55,10 @@ impl Content {
     /// Hashes bytes.
     pub fn new(bytes: impl Into<Bytes>) -> Content {
         let bytes = bytes.into();
-        Content { digest: Digest::new(Sha256::digest(&bytes).into()), bytes }
+        Content {
+            digest: Digest::new(Sha256::digest(&bytes).into()),
+            bytes,
+        }
     }
 }
 
@@ -91,7 +94,12 @@ impl ModuleStore {
 
     /// Adds the modules published on `modules/{name}`, over a connection of their own: a module must not
     /// wait behind a full window of tasks that wait for it.
-    pub fn with_published(mut self, topics: Topics, connection: (Deliveries, Publisher), lookup: Duration) -> ModuleStore {
+    pub fn with_published(
+        mut self,
+        topics: Topics,
+        connection: (Deliveries, Publisher),
+        lookup: Duration,
+    ) -> ModuleStore {
         self.retained = Some(Retained::start(topics, connection, lookup));
         self
     }
@@ -103,7 +111,11 @@ impl ModuleStore {
     }
 
     /// The module that a reference names for a tenant, compiled, and where it was found compiled.
-    pub async fn resolve(&self, tenant: &TenantId, reference: &ModuleRef) -> Result<(Module, CacheHit), TaskError> {
+    pub async fn resolve(
+        &self,
+        tenant: &TenantId,
+        reference: &ModuleRef,
+    ) -> Result<(Module, CacheHit), TaskError> {
         match reference {
             ModuleRef::Name(name) => self.compiled(self.find(tenant, name).await?).await,
             ModuleRef::Pinned(name, pin) => {
@@ -120,9 +132,10 @@ impl ModuleStore {
                 self.compiled(content).await
             }
             ModuleRef::Digest(digest) => self.by_digest(digest).await,
-            ModuleRef::Remote(address) => {
-                Err(TaskError::new(ErrorCode::Unsupported, format!("this runner does not fetch modules: {address}")))
-            }
+            ModuleRef::Remote(address) => Err(TaskError::new(
+                ErrorCode::Unsupported,
+                format!("this runner does not fetch modules: {address}"),
+            )),
         }
     }
 
@@ -137,7 +150,9 @@ impl ModuleStore {
         }
         Err(TaskError::new(
             ErrorCode::ModuleNotFound,
-            format!("no module {digest}: neither loaded here nor in the module folder; name it as `name@{digest}`"),
+            format!(
+                "no module {digest}: neither loaded here nor in the module folder; name it as `name@{digest}`"
+            ),
         ))
     }
 
@@ -154,15 +169,22 @@ impl ModuleStore {
             return Ok(content);
         }
         let places: Vec<String> = [
-            self.directory.as_ref().map(|d| format!("{}/{name}.wasm", d.folder().display())),
-            self.retained.as_ref().map(|r| format!("the retained topic {}", r.topic(tenant, name))),
+            self.directory
+                .as_ref()
+                .map(|d| format!("{}/{name}.wasm", d.folder().display())),
+            self.retained
+                .as_ref()
+                .map(|r| format!("the retained topic {}", r.topic(tenant, name))),
         ]
         .into_iter()
         .flatten()
         .collect();
         Err(TaskError::new(
             ErrorCode::ModuleNotFound,
-            format!("no module `{name}` for tenant {tenant}: looked at {}", places.join(" and ")),
+            format!(
+                "no module `{name}` for tenant {tenant}: looked at {}",
+                places.join(" and ")
+            ),
         ))
     }
 
@@ -172,9 +194,17 @@ impl ModuleStore {
             return Ok((module, CacheHit::Memory));
         }
         // Whoever asks meanwhile waits for this one.
-        let entry = self.compiled.entry(digest).or_try_insert_with(self.load(content)).await;
+        let entry = self
+            .compiled
+            .entry(digest)
+            .or_try_insert_with(self.load(content))
+            .await;
         let entry = entry.map_err(|error: Arc<TaskError>| (*error).clone())?;
-        let hit = if entry.is_fresh() { entry.value().loaded } else { CacheHit::Memory };
+        let hit = if entry.is_fresh() {
+            entry.value().loaded
+        } else {
+            CacheHit::Memory
+        };
         Ok((entry.into_value(), hit))
     }
 
@@ -186,7 +216,10 @@ impl ModuleStore {
             load_blocking(&engine, artifacts.as_deref(), &content)
         });
         loaded.await.unwrap_or_else(|died| {
-            Err(TaskError::new(ErrorCode::Internal, format!("compiling failed: {died}")))
+            Err(TaskError::new(
+                ErrorCode::Internal,
+                format!("compiling failed: {died}"),
+            ))
         })
     }
 }
@@ -199,10 +232,18 @@ pub fn compile(engine: &Engine, bytes: &[u8]) -> Result<Prepared, TaskError> {
     Prepared::new(engine, &component)
 }
 
-fn load_blocking(engine: &Engine, artifacts: Option<&Artifacts>, content: &Content) -> Result<Module, TaskError> {
+fn load_blocking(
+    engine: &Engine,
+    artifacts: Option<&Artifacts>,
+    content: &Content,
+) -> Result<Module, TaskError> {
     structure::check(&content.bytes)?;
     let digest = content.digest;
-    let module = |prepared, loaded| Module { digest, prepared: Arc::new(prepared), loaded };
+    let module = |prepared, loaded| Module {
+        digest,
+        prepared: Arc::new(prepared),
+        loaded,
+    };
     if let Some(component) = artifacts.and_then(|artifacts| artifacts.load(engine, &digest)) {
         return Ok(module(Prepared::new(engine, &component)?, CacheHit::Disk));
     }

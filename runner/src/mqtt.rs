@@ -5,6 +5,7 @@
 //! client and event loop are dropped, a new connection is made, every subscription is made again and every
 //! publish without a PUBACK is sent again. It must not know what a task is.
 
+pub mod echo;
 pub mod settings;
 
 mod acks;
@@ -148,8 +149,12 @@ impl Publisher {
     /// Subscribes at QoS 1, now and after every reconnect; resolves on the SUBACK with what it refuses.
     pub async fn subscribe(&self, filter: &str) -> Result<(), String> {
         let (done, answer) = oneshot::channel();
-        let _ = self.commands.send(Command::Subscribe(filter.to_owned(), done));
-        answer.await.unwrap_or_else(|_| Err("the connection was closed".to_owned()))
+        let _ = self
+            .commands
+            .send(Command::Subscribe(filter.to_owned(), done));
+        answer
+            .await
+            .unwrap_or_else(|_| Err("the connection was closed".to_owned()))
     }
 
     /// Ends a subscription.
@@ -165,7 +170,9 @@ impl Publisher {
     /// Waits for the first connection; an error when the broker can never serve this client.
     pub async fn ready(&self) -> Result<BrokerLimits, String> {
         let mut state = self.state.clone();
-        let settled = state.wait_for(|s| !matches!(s, State::Connecting { .. })).await;
+        let settled = state
+            .wait_for(|s| !matches!(s, State::Connecting { .. }))
+            .await;
         match settled.as_deref() {
             Ok(State::Online(limits)) => Ok(limits.clone()),
             Ok(State::Failed(why)) => Err(why.clone()),

@@ -63,20 +63,32 @@ impl Runner {
     /// is wrong with the configuration or the broker.
     pub async fn start(config: &Config) -> Result<Runner> {
         let topics = config.topics()?;
-        let sizes = Sizes { guests: config.runner.concurrency, memory_bytes: config.ceilings.memory_bytes };
+        let sizes = Sizes {
+            guests: config.runner.concurrency,
+            memory_bytes: config.ceilings.memory_bytes,
+        };
         let engine = Arc::new(Engine::new(sizes)?);
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
-        let sandbox = Sandbox::new(engine.clone(), cores).context("failed to start the guests' threads")?;
+        let sandbox =
+            Sandbox::new(engine.clone(), cores).context("failed to start the guests' threads")?;
         let (modules, module_connection) = module_store(config, engine, &topics)?;
 
         let filters = topics.queue_filters(&config.mqtt.group).to_vec();
         let settings = task_settings(config, &topics, filters.clone())?;
         let (deliveries, publisher) = mqtt::connect(settings);
-        publisher.ready().await.map_err(|why| anyhow!(why)).context("failed to connect")?;
+        publisher
+            .ready()
+            .await
+            .map_err(|why| anyhow!(why))
+            .context("failed to connect")?;
 
         let shared = Shared {
             name: config.runner.name.clone(),
-            policy: Policy { topics: topics.clone(), limits: config.limits(), ceilings: config.ceilings() },
+            policy: Policy {
+                topics: topics.clone(),
+                limits: config.limits(),
+                ceilings: config.ceilings(),
+            },
             topics,
             default_modules: config.default_modules()?,
             sandbox,
@@ -144,7 +156,11 @@ impl Runner {
             Ok(task) => task,
             Err(undecodable) => {
                 debug!(task_id = %undecodable.id, error = %undecodable.error, "message is no task");
-                flows.spawn(flow::answer_undecodable(shared.clone(), *undecodable, delivery.token));
+                flows.spawn(flow::answer_undecodable(
+                    shared.clone(),
+                    *undecodable,
+                    delivery.token,
+                ));
                 return;
             }
         };
@@ -199,14 +215,21 @@ impl Runner {
                 modules.close().await;
             }
         };
-        if tokio::time::timeout(Duration::from_secs(5), closing).await.is_err() {
+        if tokio::time::timeout(Duration::from_secs(5), closing)
+            .await
+            .is_err()
+        {
             warn!("the broker does not answer, leaving without a good-bye");
         }
         info!("drained");
     }
 }
 
-fn module_store(config: &Config, engine: Arc<Engine>, topics: &Topics) -> Result<(ModuleStore, Option<Publisher>)> {
+fn module_store(
+    config: &Config,
+    engine: Arc<Engine>,
+    topics: &Topics,
+) -> Result<(ModuleStore, Option<Publisher>)> {
     let mut modules = ModuleStore::new(engine, config.modules.cached);
     if let Some(folder) = &config.modules.directory {
         modules = modules.with_directory(folder)?;
@@ -223,7 +246,10 @@ fn module_store(config: &Config, engine: Arc<Engine>, topics: &Topics) -> Result
     let connection = mqtt::connect(settings);
     let publisher = connection.1.clone();
     let lookup = Duration::from_millis(config.modules.lookup_ms);
-    Ok((modules.with_published(topics.clone(), connection, lookup), Some(publisher)))
+    Ok((
+        modules.with_published(topics.clone(), connection, lookup),
+        Some(publisher),
+    ))
 }
 
 /// The connection that tasks come and outcomes go over.
@@ -265,7 +291,10 @@ impl Dropped {
     fn count(&mut self) {
         self.count += 1;
         if self.reported.is_none_or(|at| at.elapsed() >= REPORT_EVERY) {
-            warn!(dropped = self.count, "QoS 0 messages dropped: the backlog is full");
+            warn!(
+                dropped = self.count,
+                "QoS 0 messages dropped: the backlog is full"
+            );
             self.count = 0;
             self.reported = Some(Instant::now());
         }

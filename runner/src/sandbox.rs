@@ -74,7 +74,10 @@ impl Sandbox {
             .event_interval(7)
             .enable_time()
             .build()?;
-        Ok(Sandbox { engine, threads: Some(threads) })
+        Ok(Sandbox {
+            engine,
+            threads: Some(threads),
+        })
     }
 
     /// The engine that modules are compiled for.
@@ -83,7 +86,12 @@ impl Sandbox {
     }
 
     /// Runs a guest on the guests' threads. Dropping the future stops the guest.
-    pub async fn run(&self, module: Arc<Prepared>, job: Job, events: Option<Arc<dyn GuestEvents>>) -> Ran {
+    pub async fn run(
+        &self,
+        module: Arc<Prepared>,
+        job: Job,
+        events: Option<Arc<dyn GuestEvents>>,
+    ) -> Ran {
         let Some(threads) = &self.threads else {
             return Ran::internal("the sandbox is closed");
         };
@@ -158,12 +166,19 @@ pub async fn execute(
     let mut guest = store.into_data();
     let result = result.and_then(|output_of_run| match output_of_run {
         Some(output) => Ok(output),
-        None => Ok(Output { data: output.take(), content_type: None }),
+        None => Ok(Output {
+            data: output.take(),
+            content_type: None,
+        }),
     });
     let result = result
         .and_then(|output| {
             let (bytes, limit) = (output.data.len() as u64, limits.output_bytes);
-            if bytes > limit.value { Err(Failure::OutputTooLarge { bytes: Some(bytes) }) } else { Ok(output) }
+            if bytes > limit.value {
+                Err(Failure::OutputTooLarge { bytes: Some(bytes) })
+            } else {
+                Ok(output)
+            }
         })
         .map_err(|failure| classify::classify(failure, &limits, &guest.limiter));
     let fuel = match &result {
@@ -202,15 +217,20 @@ fn prepare_store(store: &mut Store<Guest>, limits: &Limits) -> wasmtime::Result<
 }
 
 /// The guest's output; `None` when it is what the guest wrote to stdout.
-async fn call(store: &mut Store<Guest>, module: &Prepared, job: &Job) -> Result<Option<Output>, Failure> {
+async fn call(
+    store: &mut Store<Guest>,
+    module: &Prepared,
+    job: &Job,
+) -> Result<Option<Output>, Failure> {
     match &module.shape {
         Shape::Typed(pre) => {
             let task = pre.instantiate_async(&mut *store).await?;
             let returned = task.call_run(&mut *store, &job.context, &job.input).await?;
             match returned {
-                Ok(output) => {
-                    Ok(Some(Output { data: output.data.into(), content_type: output.content_type }))
-                }
+                Ok(output) => Ok(Some(Output {
+                    data: output.data.into(),
+                    content_type: output.content_type,
+                })),
                 Err(error) => Err(Failure::Guest(error)),
             }
         }

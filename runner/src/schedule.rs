@@ -44,7 +44,12 @@ impl<T> Ord for Waiting<T> {
 
 impl<T> Default for Schedule<T> {
     fn default() -> Self {
-        Schedule { tenants: BTreeMap::new(), turns: VecDeque::new(), arrivals: 0, len: 0 }
+        Schedule {
+            tenants: BTreeMap::new(),
+            turns: VecDeque::new(),
+            arrivals: 0,
+            len: 0,
+        }
     }
 }
 
@@ -58,7 +63,11 @@ impl<T> Schedule<T> {
         if waiting.is_empty() {
             self.turns.push_back(tenant.clone());
         }
-        waiting.push(Waiting { rank, memory_bytes, item });
+        waiting.push(Waiting {
+            rank,
+            memory_bytes,
+            item,
+        });
     }
 
     /// The memory that the next task wants; `None` when nobody waits.

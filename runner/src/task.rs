@@ -97,7 +97,11 @@ impl TaskId {
     /// Checks an id that a producer chose.
     pub fn parse(text: &str) -> Result<TaskId, String> {
         let fits = (1..=Self::MAX_LEN).contains(&text.len());
-        if fits && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-') {
+        if fits
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+        {
             return Ok(TaskId(text.to_owned()));
         }
         Err(format!(
@@ -136,7 +140,12 @@ impl Digest {
 
     /// Parses 64 hexadecimal digits.
     pub fn parse_hex(hex: &str) -> Result<Digest, String> {
-        let wrong = || format!("a sha256 digest is 64 hexadecimal digits, got {}", quoted(hex));
+        let wrong = || {
+            format!(
+                "a sha256 digest is 64 hexadecimal digits, got {}",
+                quoted(hex)
+            )
+        };
         if hex.len() != 64 || !hex.is_ascii() {
             return Err(wrong());
         }
@@ -172,7 +181,10 @@ pub struct ModuleName(String);
 impl ModuleName {
     /// Checks a name.
     pub fn parse(text: &str) -> Result<ModuleName, String> {
-        let head = text.bytes().next().is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+        let head = text
+            .bytes()
+            .next()
+            .is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
         let tail = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b);
         if head && text.len() <= 128 && text.bytes().all(tail) {
             return Ok(ModuleName(text.to_owned()));
@@ -224,9 +236,15 @@ impl ModuleRef {
             None => Ok(ModuleRef::Name(ModuleName::parse(text)?)),
             Some((name, pin)) => {
                 let hex = pin.strip_prefix("sha256:").ok_or_else(|| {
-                    format!("a module's pin is `sha256:` and 64 hexadecimal digits, got {}", quoted(pin))
+                    format!(
+                        "a module's pin is `sha256:` and 64 hexadecimal digits, got {}",
+                        quoted(pin)
+                    )
                 })?;
-                Ok(ModuleRef::Pinned(ModuleName::parse(name)?, Digest::parse_hex(hex)?))
+                Ok(ModuleRef::Pinned(
+                    ModuleName::parse(name)?,
+                    Digest::parse_hex(hex)?,
+                ))
             }
         }
     }
@@ -259,7 +277,10 @@ mod tests {
     #[test]
     fn ids() {
         for good in ["1", "a_B-9", &"x".repeat(64)] {
-            assert_eq!(TaskId::parse(good).map(|id| id.to_string()), Ok(good.to_owned()));
+            assert_eq!(
+                TaskId::parse(good).map(|id| id.to_string()),
+                Ok(good.to_owned())
+            );
         }
         for bad in ["", "a b", "é", "a/b", &"x".repeat(65)] {
             assert!(TaskId::parse(bad).is_err(), "{bad:?}");
@@ -280,7 +301,18 @@ mod tests {
         ] {
             assert_eq!(ModuleRef::parse(&good).map(|r| r.to_string()), Ok(good));
         }
-        for bad in ["", "Upper", "-a", "a/b", "../etc", "a@1", "sha256:zz", "a@sha256:", "oci://a b", "http://x"] {
+        for bad in [
+            "",
+            "Upper",
+            "-a",
+            "a/b",
+            "../etc",
+            "a@1",
+            "sha256:zz",
+            "a@sha256:",
+            "oci://a b",
+            "http://x",
+        ] {
             assert!(ModuleRef::parse(bad).is_err(), "{bad:?}");
         }
     }

@@ -22,18 +22,25 @@ pub fn load(
     let mut values = match file {
         None => Value::Object(Map::new()),
         Some(path) => {
-            let text = std::fs::read_to_string(path).with_context(|| format!("failed to read {}", path.display()))?;
-            let table: toml::Table = text.parse().with_context(|| format!("failed to parse {}", path.display()))?;
+            let text = std::fs::read_to_string(path)
+                .with_context(|| format!("failed to read {}", path.display()))?;
+            let table: toml::Table = text
+                .parse()
+                .with_context(|| format!("failed to parse {}", path.display()))?;
             let values = serde_json::to_value(table).context("failed to read the configuration")?;
             // Read alone first, so that an error is the file's and says so.
             read(values.clone()).with_context(|| format!("failed to read {}", path.display()))?;
             values
         }
     };
-    let known = serde_json::to_value(Config::default()).context("failed to list the configuration's keys")?;
-    for (name, text) in environment.filter(|(name, _)| name.starts_with(PREFIX) && !NOT_KEYS.contains(&name.as_str())) {
+    let known = serde_json::to_value(Config::default())
+        .context("failed to list the configuration's keys")?;
+    for (name, text) in environment
+        .filter(|(name, _)| name.starts_with(PREFIX) && !NOT_KEYS.contains(&name.as_str()))
+    {
         let key = key_of_variable(&name, &known)?;
-        put(&mut values, &known, &key, &text).with_context(|| format!("failed to read the variable {name}"))?;
+        put(&mut values, &known, &key, &text)
+            .with_context(|| format!("failed to read the variable {name}"))?;
     }
     for (key, text) in flags {
         put(&mut values, &known, key, text)?;
@@ -46,7 +53,10 @@ pub fn load(
 fn read(values: Value) -> Result<Config> {
     serde_path_to_error::deserialize(values).map_err(|error| {
         let path = error.path().to_string();
-        anyhow!("`{path}`: {}", with_suggestion(&error.into_inner().to_string()))
+        anyhow!(
+            "`{path}`: {}",
+            with_suggestion(&error.into_inner().to_string())
+        )
     })
 }
 
@@ -54,10 +64,12 @@ fn read(values: Value) -> Result<Config> {
 fn with_suggestion(message: &str) -> String {
     let names: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
     match names.split_first() {
-        Some((unknown, known)) if message.starts_with("unknown field") => match suggest::closest(unknown, known) {
-            Some(close) => format!("unknown key `{unknown}`, did you mean `{close}`?"),
-            None => message.replacen("unknown field", "unknown key", 1),
-        },
+        Some((unknown, known)) if message.starts_with("unknown field") => {
+            match suggest::closest(unknown, known) {
+                Some(close) => format!("unknown key `{unknown}`, did you mean `{close}`?"),
+                None => message.replacen("unknown field", "unknown key", 1),
+            }
+        }
         _ => message.to_owned(),
     }
 }
@@ -70,25 +82,42 @@ fn key_of_variable(name: &str, known: &Value) -> Result<String> {
         .as_object()
         .into_iter()
         .flatten()
-        .flat_map(|(section, keys)| keys.as_object().into_iter().flat_map(move |keys| keys.keys().map(move |key| format!("{section}.{key}"))))
+        .flat_map(|(section, keys)| {
+            keys.as_object()
+                .into_iter()
+                .flat_map(move |keys| keys.keys().map(move |key| format!("{section}.{key}")))
+        })
         .collect();
     if keys.contains(&key) {
         return Ok(key);
     }
-    let variables: Vec<String> = keys.iter().map(|key| format!("{PREFIX}{}", key.replace('.', "_").to_uppercase())).collect();
+    let variables: Vec<String> = keys
+        .iter()
+        .map(|key| format!("{PREFIX}{}", key.replace('.', "_").to_uppercase()))
+        .collect();
     let variables: Vec<&str> = variables.iter().map(String::as_str).collect();
     match suggest::closest(name, &variables) {
         Some(close) => bail!("unknown variable {name}, did you mean {close}?"),
-        None => bail!("unknown variable {name}: a variable is {PREFIX}SECTION_KEY, as in {PREFIX}RUNNER_CONCURRENCY"),
+        None => bail!(
+            "unknown variable {name}: a variable is {PREFIX}SECTION_KEY, as in {PREFIX}RUNNER_CONCURRENCY"
+        ),
     }
 }
 
 /// Puts a text where the default says what type it has; keys without a default are texts.
 fn put(values: &mut Value, known: &Value, key: &str, text: &str) -> Result<()> {
-    let (section, name) = key.split_once('.').with_context(|| format!("{key:?} is not a key"))?;
+    let (section, name) = key
+        .split_once('.')
+        .with_context(|| format!("{key:?} is not a key"))?;
     let value = match &known[section][name] {
-        Value::Number(_) => Value::from(text.parse::<u64>().with_context(|| format!("`{key}` must be a number, got {text:?}"))?),
-        Value::Bool(_) => Value::from(text.parse::<bool>().with_context(|| format!("`{key}` must be true or false, got {text:?}"))?),
+        Value::Number(_) => Value::from(
+            text.parse::<u64>()
+                .with_context(|| format!("`{key}` must be a number, got {text:?}"))?,
+        ),
+        Value::Bool(_) => Value::from(
+            text.parse::<bool>()
+                .with_context(|| format!("`{key}` must be true or false, got {text:?}"))?,
+        ),
         _ => Value::from(text),
     };
     values[section][name] = value;

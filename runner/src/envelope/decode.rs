@@ -25,15 +25,44 @@ pub const MAX_LABELS: usize = 64;
 pub const MAX_LABEL_BYTES: usize = 1024;
 
 const JSON_FIELDS: &[&str] = &[
-    "id", "module", "input", "input_base64", "content_type", "limits", "retry", "expires_at", "not_before",
-    "priority", "reply_to", "correlation", "events", "logs", "labels",
+    "id",
+    "module",
+    "input",
+    "input_base64",
+    "content_type",
+    "limits",
+    "retry",
+    "expires_at",
+    "not_before",
+    "priority",
+    "reply_to",
+    "correlation",
+    "events",
+    "logs",
+    "labels",
 ];
 const LIMIT_FIELDS: &[&str] = &["fuel", "memory_bytes", "timeout_ms", "output_bytes"];
 const RETRY_FIELDS: &[&str] = &["max_attempts", "initial_delay_ms", "factor", "max_delay_ms"];
 const PROPERTY_FIELDS: &[&str] = &[
-    "id", "module", "content_type", "fuel", "memory_bytes", "timeout_ms", "output_bytes", "max_attempts",
-    "initial_delay_ms", "factor", "max_delay_ms", "expires_at", "not_before", "priority", "reply_to",
-    "correlation", "events", "logs", "labels.NAME",
+    "id",
+    "module",
+    "content_type",
+    "fuel",
+    "memory_bytes",
+    "timeout_ms",
+    "output_bytes",
+    "max_attempts",
+    "initial_delay_ms",
+    "factor",
+    "max_delay_ms",
+    "expires_at",
+    "not_before",
+    "priority",
+    "reply_to",
+    "correlation",
+    "events",
+    "logs",
+    "labels.NAME",
 ];
 
 /// A message that is no task, with what could be read of it: enough to answer whoever sent it.
@@ -66,12 +95,14 @@ pub fn decode(
     now: SystemTime,
 ) -> Result<Task, Box<Undecodable>> {
     let mut draft = Draft::new(inbound, now);
-    let read = topics.tenant_of_queue(&inbound.topic).map_err(|why| {
-        TaskError::new(ErrorCode::TenantDenied, why)
-    });
+    let read = topics
+        .tenant_of_queue(&inbound.topic)
+        .map_err(|why| TaskError::new(ErrorCode::TenantDenied, why));
     let read = read.and_then(|tenant| {
         draft.tenant = tenant;
-        draft.read(inbound, default_module).map_err(|why| TaskError::new(ErrorCode::InvalidTask, why))
+        draft
+            .read(inbound, default_module)
+            .map_err(|why| TaskError::new(ErrorCode::InvalidTask, why))
     });
     match (read, draft.module) {
         (Ok(()), Some(module)) => Ok(Task {
@@ -92,7 +123,9 @@ pub fn decode(
             shape: draft.shape,
         }),
         (read, _) => Err(Box::new(Undecodable {
-            error: read.err().unwrap_or_else(|| TaskError::new(ErrorCode::InvalidTask, "`module` is missing")),
+            error: read
+                .err()
+                .unwrap_or_else(|| TaskError::new(ErrorCode::InvalidTask, "`module` is missing")),
             tenant: draft.tenant,
             id: draft.id.unwrap_or_else(TaskId::generate),
             module: draft.module_text,
@@ -156,7 +189,12 @@ impl Draft {
         inbound: &Inbound,
         default_module: impl FnOnce(&TenantId) -> Option<ModuleRef>,
     ) -> Result<(), String> {
-        if inbound.properties.user.iter().any(|(name, _)| name == "module") {
+        if inbound
+            .properties
+            .user
+            .iter()
+            .any(|(name, _)| name == "module")
+        {
             self.shape = Shape::Properties;
             self.input = inbound.payload.clone();
             return self.read_properties(&inbound.properties.user);
@@ -188,7 +226,10 @@ impl Draft {
         let mut seen: Vec<&str> = Vec::with_capacity(user.len());
         for (name, text) in head.into_iter().chain(tail) {
             let read = if seen.contains(&name.as_str()) {
-                Err(format!("user property `{}` appears twice", name.escape_default()))
+                Err(format!(
+                    "user property `{}` appears twice",
+                    name.escape_default()
+                ))
             } else {
                 self.set_property(name, &Value::Text(text))
             };
@@ -208,7 +249,8 @@ impl Draft {
         if RETRY_FIELDS.contains(&name) {
             return self.set_retry(name, value);
         }
-        self.set_common(name, value).unwrap_or_else(|| Err(unknown("user property", name, PROPERTY_FIELDS)))
+        self.set_common(name, value)
+            .unwrap_or_else(|| Err(unknown("user property", name, PROPERTY_FIELDS)))
     }
 
     fn read_json(&mut self, object: &Object<'_>) -> Result<(), String> {
@@ -222,7 +264,8 @@ impl Draft {
             first_error = first_error.and(read);
         }
         if object.has("input") && object.has("input_base64") {
-            first_error = first_error.and(Err("both `input` and `input_base64` are present".to_owned()));
+            first_error =
+                first_error.and(Err("both `input` and `input_base64` are present".to_owned()));
         }
         first_error
     }
@@ -250,11 +293,16 @@ impl Draft {
             }
             "labels" => {
                 for (label, value) in value.object(name)?.fields() {
-                    self.set_label(label, value.string(&format!("labels.{}", label.escape_default()))?)?;
+                    self.set_label(
+                        label,
+                        value.string(&format!("labels.{}", label.escape_default()))?,
+                    )?;
                 }
             }
             _ => {
-                return self.set_common(name, value).unwrap_or_else(|| Err(unknown("field", name, JSON_FIELDS)));
+                return self
+                    .set_common(name, value)
+                    .unwrap_or_else(|| Err(unknown("field", name, JSON_FIELDS)));
             }
         }
         Ok(())
@@ -268,7 +316,8 @@ impl Draft {
                 "module" => {
                     let text = value.string(name)?;
                     self.module_text = Some(text.chars().take(256).collect());
-                    self.module = Some(ModuleRef::parse(&text).map_err(|why| format!("`module`: {why}"))?);
+                    self.module =
+                        Some(ModuleRef::parse(&text).map_err(|why| format!("`module`: {why}"))?);
                 }
                 "content_type" => self.content_type = Some(value.string(name)?),
                 "expires_at" => {
@@ -279,8 +328,16 @@ impl Draft {
                 "priority" => self.priority = value.integer(name, 0, 9)? as u8,
                 "reply_to" => {
                     let topic = value.string(name)?;
-                    if self.reply.topic.as_ref().is_some_and(|property| *property != topic) {
-                        return Err(format!("`reply_to` {} differs from the message's Response Topic", quoted(&topic)));
+                    if self
+                        .reply
+                        .topic
+                        .as_ref()
+                        .is_some_and(|property| *property != topic)
+                    {
+                        return Err(format!(
+                            "`reply_to` {} differs from the message's Response Topic",
+                            quoted(&topic)
+                        ));
                     }
                     self.reply.topic = Some(topic);
                 }
@@ -314,7 +371,9 @@ impl Draft {
         let retry = self.retry.get_or_insert_default();
         match name {
             "max_attempts" => retry.max_attempts = Some(value.integer(name, 1, 1000)? as u32),
-            "initial_delay_ms" => retry.initial_delay_ms = Some(value.integer(name, 0, u64::MAX)?),
+            "initial_delay_ms" => {
+                retry.initial_delay_ms = Some(value.integer(name, 0, u64::MAX)?)
+            }
             "factor" => retry.factor = Some(value.number(name, 1.0, 100.0)?),
             _ => retry.max_delay_ms = Some(value.integer(name, 0, u64::MAX)?),
         }

@@ -20,11 +20,20 @@ use crate::task::{Shape, Task, TaskId};
 /// The reply topic must have been checked: it is used as it is.
 pub fn outcome(topics: &Topics, outcome: &Outcome) -> Vec<Message> {
     let (payload, mut properties) = match outcome.shape {
-        Shape::Properties => (outcome.output.as_ref().map_or_else(Bytes::new, |o| o.data.clone()), as_properties(outcome)),
-        Shape::Json | Shape::Plain => (as_json(outcome), Properties {
-            content_type: Some("application/json".to_owned()),
-            ..Properties::default()
-        }),
+        Shape::Properties => (
+            outcome
+                .output
+                .as_ref()
+                .map_or_else(Bytes::new, |o| o.data.clone()),
+            as_properties(outcome),
+        ),
+        Shape::Json | Shape::Plain => (
+            as_json(outcome),
+            Properties {
+                content_type: Some("application/json".to_owned()),
+                ..Properties::default()
+            },
+        ),
     };
     properties.correlation_data = outcome.reply.correlation_data.clone();
     let message = |topic| Message {
@@ -35,7 +44,10 @@ pub fn outcome(topics: &Topics, outcome: &Outcome) -> Vec<Message> {
         retain: false,
     };
     let record = topics.completed(&outcome.tenant);
-    std::iter::once(record).chain(outcome.reply.topic.clone()).map(message).collect()
+    std::iter::once(record)
+        .chain(outcome.reply.topic.clone())
+        .map(message)
+        .collect()
 }
 
 /// A lifecycle event of a task.
@@ -61,7 +73,13 @@ pub enum Event {
 }
 
 /// The message of a lifecycle event.
-pub fn event(topics: &Topics, task: &Task, runner: &str, event: &Event, now: SystemTime) -> Message {
+pub fn event(
+    topics: &Topics,
+    task: &Task,
+    runner: &str,
+    event: &Event,
+    now: SystemTime,
+) -> Message {
     #[derive(Serialize)]
     struct Wire<'a> {
         id: &'a str,
@@ -70,7 +88,12 @@ pub fn event(topics: &Topics, task: &Task, runner: &str, event: &Event, now: Sys
         runner: &'a str,
         at: String,
     }
-    let wire = Wire { id: task.id.as_str(), event, runner, at: rfc3339(now) };
+    let wire = Wire {
+        id: task.id.as_str(),
+        event,
+        runner,
+        at: rfc3339(now),
+    };
     let mut message = Message::new(topics.status(&task.tenant, &task.id), json(&wire));
     if matches!(event, Event::Progress { .. }) {
         message.quality = Quality::AtMostOnce;
@@ -90,7 +113,13 @@ pub struct LogLine {
 }
 
 /// The message of a log line.
-pub fn log(topics: &Topics, tenant: &TenantId, id: &TaskId, line: &LogLine, now: SystemTime) -> Message {
+pub fn log(
+    topics: &Topics,
+    tenant: &TenantId,
+    id: &TaskId,
+    line: &LogLine,
+    now: SystemTime,
+) -> Message {
     #[derive(Serialize)]
     struct Wire<'a> {
         id: &'a str,
@@ -98,13 +127,20 @@ pub fn log(topics: &Topics, tenant: &TenantId, id: &TaskId, line: &LogLine, now:
         line: &'a LogLine,
         at: String,
     }
-    let mut message =
-        Message::new(topics.log(tenant, id), json(&Wire { id: id.as_str(), line, at: rfc3339(now) }));
+    let mut message = Message::new(
+        topics.log(tenant, id),
+        json(&Wire {
+            id: id.as_str(),
+            line,
+            at: rfc3339(now),
+        }),
+    );
     message.quality = Quality::AtMostOnce;
     message
 }
 
-fn as_json(outcome: &Outcome) -> Bytes {
+/// An outcome as a JSON object.
+pub fn as_json(outcome: &Outcome) -> Bytes {
     #[derive(Serialize)]
     struct Wire<'a> {
         id: &'a str,
@@ -133,7 +169,10 @@ fn as_json(outcome: &Outcome) -> Bytes {
         correlation: Option<&'a str>,
     }
     let data = outcome.output.as_ref().map(|o| &o.data[..]);
-    let content_type = outcome.output.as_ref().and_then(|o| o.content_type.as_deref());
+    let content_type = outcome
+        .output
+        .as_ref()
+        .and_then(|o| o.content_type.as_deref());
     let text = data.and_then(|data| Text::of(data, content_type));
     json(&Wire {
         id: outcome.id.as_str(),
@@ -141,7 +180,9 @@ fn as_json(outcome: &Outcome) -> Bytes {
         module: outcome.module.as_deref(),
         module_digest: outcome.module_digest.map(|d| d.to_string()),
         attempt: outcome.attempt,
-        output_base64: data.filter(|_| text.is_none()).map(|data| STANDARD.encode(data)),
+        output_base64: data
+            .filter(|_| text.is_none())
+            .map(|data| STANDARD.encode(data)),
         output: text,
         content_type,
         error: outcome.error.as_ref().map(ErrorWire::of),
@@ -164,7 +205,9 @@ enum Text<'a> {
 
 impl<'a> Text<'a> {
     fn of(data: &'a [u8], content_type: Option<&str>) -> Option<Text<'a>> {
-        let essence = content_type.and_then(|t| t.split(';').next()).map(str::trim);
+        let essence = content_type
+            .and_then(|t| t.split(';').next())
+            .map(str::trim);
         if essence.is_some_and(|e| e.eq_ignore_ascii_case("application/json"))
             && let Ok(value) = serde_json::from_slice(data)
         {
@@ -194,7 +237,13 @@ impl<'a> ErrorWire<'a> {
             Some(GuestRetry::After(delay)) => (Some("after"), Some(delay)),
             Some(GuestRetry::ByPolicy) => (Some("by_policy"), None),
         };
-        ErrorWire { code: error.code.as_str(), message: &error.message, backtrace: &error.backtrace, retry, retry_after_ms }
+        ErrorWire {
+            code: error.code.as_str(),
+            message: &error.message,
+            backtrace: &error.backtrace,
+            retry,
+            retry_after_ms,
+        }
     }
 }
 
@@ -245,7 +294,10 @@ fn as_properties(outcome: &Outcome) -> Properties {
         // One property holds at most 65,535 bytes.
         put("error_message", error.message.chars().take(4096).collect());
         if !error.backtrace.is_empty() {
-            put("error_backtrace", error.backtrace.join("\n").chars().take(8192).collect());
+            put(
+                "error_backtrace",
+                error.backtrace.join("\n").chars().take(8192).collect(),
+            );
         }
         if let Some(retry) = error.retry {
             put("error_retry", retry.to_owned());

@@ -26,7 +26,9 @@ impl Topics {
         if root.starts_with('$') || root.contains(['+', '#', '\0']) || root.len() > 128 {
             return wrong("has no `$` in front, no wildcards, no NUL and at most 128 bytes");
         }
-        Ok(Topics { root: root.to_owned() })
+        Ok(Topics {
+            root: root.to_owned(),
+        })
     }
 
     fn of(&self, tenant: &TenantId, name: &str) -> String {
@@ -108,14 +110,21 @@ impl Topics {
             ));
         }
         if topic.contains(['+', '#', '\0']) {
-            return Err(format!("a reply topic has no wildcards and no NUL, got {}", quoted(topic)));
+            return Err(format!(
+                "a reply topic has no wildcards and no NUL, got {}",
+                quoted(topic)
+            ));
         }
         let relative = match (topic.strip_prefix(&self.root), tenant.is_default()) {
             (Some(relative), true) => relative,
             // Another fleet's topics, or none of ours: not under a named tenant's prefix, and not a name
             // that means anything to these runners.
             (None, true) => {
-                return if topic.starts_with('$') { self.denied(topic) } else { Ok(()) };
+                return if topic.starts_with('$') {
+                    self.denied(topic)
+                } else {
+                    Ok(())
+                };
             }
             (relative, false) => {
                 let prefix = format!("tenants/{tenant}/");
@@ -131,16 +140,31 @@ impl Topics {
             }
         };
         let reserved = ["task_queue", "task_completed", "task_dead_letter"].contains(&relative)
-            || ["task_status", "task_log", "task_control", "modules", "runner_status"]
-                .iter()
-                .any(|name| relative == *name || relative.starts_with(&format!("{name}/")));
+            || [
+                "task_status",
+                "task_log",
+                "task_control",
+                "modules",
+                "runner_status",
+            ]
+            .iter()
+            .any(|name| relative == *name || relative.starts_with(&format!("{name}/")));
         let foreign = tenant.is_default()
-            && (topic.starts_with('$') || relative.starts_with('$') || relative.starts_with("tenants/"));
-        if reserved || foreign { self.denied(topic) } else { Ok(()) }
+            && (topic.starts_with('$')
+                || relative.starts_with('$')
+                || relative.starts_with("tenants/"));
+        if reserved || foreign {
+            self.denied(topic)
+        } else {
+            Ok(())
+        }
     }
 
     fn denied(&self, topic: &str) -> Result<(), String> {
-        Err(format!("{} is reserved: an answer may not go there", quoted(topic)))
+        Err(format!(
+            "{} is reserved: an answer may not go there",
+            quoted(topic)
+        ))
     }
 }
 
@@ -158,11 +182,25 @@ mod tests {
         let rooted = Topics::new("fleet/").expect("a root");
         let id = TaskId::parse("7").expect("an id");
         assert_eq!(bare.queue(&tenant("default")), "task_queue");
-        assert_eq!(bare.status(&tenant("acme"), &id), "tenants/acme/task_status/7");
-        assert_eq!(rooted.queue(&tenant("acme")), "fleet/tenants/acme/task_queue");
-        assert_eq!(rooted.tenant_of_queue("fleet/tenants/acme/task_queue"), Ok(tenant("acme")));
+        assert_eq!(
+            bare.status(&tenant("acme"), &id),
+            "tenants/acme/task_status/7"
+        );
+        assert_eq!(
+            rooted.queue(&tenant("acme")),
+            "fleet/tenants/acme/task_queue"
+        );
+        assert_eq!(
+            rooted.tenant_of_queue("fleet/tenants/acme/task_queue"),
+            Ok(tenant("acme"))
+        );
         assert_eq!(bare.tenant_of_queue("task_queue"), Ok(tenant("default")));
-        for bad in ["tenants/default/task_queue", "tenants/a/b/task_queue", "tenants//task_queue", "x"] {
+        for bad in [
+            "tenants/default/task_queue",
+            "tenants/a/b/task_queue",
+            "tenants//task_queue",
+            "x",
+        ] {
             assert!(bare.tenant_of_queue(bad).is_err(), "{bad}");
         }
     }
@@ -171,20 +209,46 @@ mod tests {
     fn reply_topics_stay_at_home() {
         let topics = Topics::default();
         let allowed = |t: &str, topic: &str| topics.check_reply(&tenant(t), topic).is_ok();
-        for good in ["replies/1", "a", "task_completed_by_me", "tenant/x", "modules2"] {
+        for good in [
+            "replies/1",
+            "a",
+            "task_completed_by_me",
+            "tenant/x",
+            "modules2",
+        ] {
             assert!(allowed("default", good), "{good}");
         }
         let long = "x".repeat(257);
         for bad in [
-            "", "a/+", "#", "a\0b", "$SYS/x", "$share/g/x", "task_queue", "task_completed", "task_status/1", "task_log/1",
-            "task_control/1", "task_dead_letter", "modules/x", "runner_status/x", "tenants/acme/x", long.as_str(),
+            "",
+            "a/+",
+            "#",
+            "a\0b",
+            "$SYS/x",
+            "$share/g/x",
+            "task_queue",
+            "task_completed",
+            "task_status/1",
+            "task_log/1",
+            "task_control/1",
+            "task_dead_letter",
+            "modules/x",
+            "runner_status/x",
+            "tenants/acme/x",
+            long.as_str(),
         ] {
             assert!(!allowed("default", bad), "{bad}");
         }
         assert!(allowed("acme", "tenants/acme/replies/1"));
         for bad in [
-            "replies/1", "tenants/other/x", "tenants/acme", "tenants/acme/", "tenants/acme2/x",
-            "tenants/acme/task_queue", "tenants/acme/modules/x", "task_completed",
+            "replies/1",
+            "tenants/other/x",
+            "tenants/acme",
+            "tenants/acme/",
+            "tenants/acme2/x",
+            "tenants/acme/task_queue",
+            "tenants/acme/modules/x",
+            "task_completed",
         ] {
             assert!(!allowed("acme", bad), "{bad}");
         }

@@ -39,18 +39,31 @@ impl Artifacts {
             .mode(0o700)
             .create(folder)
             .with_context(|| format!("failed to create the cache folder {shown}"))?;
-        let meta = fs::metadata(folder).with_context(|| format!("failed to open the cache folder {shown}"))?;
+        let meta = fs::metadata(folder)
+            .with_context(|| format!("failed to open the cache folder {shown}"))?;
         let ours = meta.uid() == rustix::process::geteuid().as_raw();
-        ensure!(ours, "the cache folder {shown} belongs to user {}, not to us", meta.uid());
+        ensure!(
+            ours,
+            "the cache folder {shown} belongs to user {}, not to us",
+            meta.uid()
+        );
         ensure!(
             meta.mode() & 0o077 == 0,
             "the cache folder {shown} is open to others (mode {:o}): it must be 0700",
             meta.mode() & 0o777
         );
-        let key = key(&folder.join("key")).with_context(|| format!("failed to make a key in the cache folder {shown}"))?;
+        let key = key(&folder.join("key"))
+            .with_context(|| format!("failed to make a key in the cache folder {shown}"))?;
         let mut hasher = DefaultHasher::new();
-        engine.wasmtime().precompile_compatibility_hash().hash(&mut hasher);
-        Ok(Artifacts { folder: folder.to_owned(), key, engine: hasher.finish() })
+        engine
+            .wasmtime()
+            .precompile_compatibility_hash()
+            .hash(&mut hasher);
+        Ok(Artifacts {
+            folder: folder.to_owned(),
+            key,
+            engine: hasher.finish(),
+        })
     }
 
     /// The compiled module of that content, if we wrote it and it is whole.
@@ -87,14 +100,19 @@ impl Artifacts {
     pub fn store(&self, digest: &Digest, component: &Component) -> Result<()> {
         let artifact = component.serialize()?;
         let code = self.mac(digest, &artifact).finalize().into_bytes();
-        let mut file = tempfile::NamedTempFile::new_in(&self.folder).context("failed to create a file")?;
-        file.write_all(&code).and_then(|()| file.write_all(&artifact)).context("failed to write")?;
-        file.persist(self.path(digest)).context("failed to rename")?;
+        let mut file =
+            tempfile::NamedTempFile::new_in(&self.folder).context("failed to create a file")?;
+        file.write_all(&code)
+            .and_then(|()| file.write_all(&artifact))
+            .context("failed to write")?;
+        file.persist(self.path(digest))
+            .context("failed to rename")?;
         Ok(())
     }
 
     fn path(&self, digest: &Digest) -> PathBuf {
-        self.folder.join(format!("{}-{:016x}.cwasm", digest.hex(), self.engine))
+        self.folder
+            .join(format!("{}-{:016x}.cwasm", digest.hex(), self.engine))
     }
 
     fn mac(&self, digest: &Digest, artifact: &[u8]) -> Hmac<Sha256> {
@@ -131,7 +149,12 @@ fn key(path: &Path) -> Result<[u8; KEY_BYTES]> {
         File::open("/dev/urandom")?.read_exact(&mut key)?;
         let folder = path.parent().context("the key has no folder")?;
         let draft = folder.join(format!("key.{}", std::process::id()));
-        let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+        let mut file = File::options()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&draft)?;
         file.write_all(&key)?;
         file.sync_all()?;
         // Fails if another runner was first, whose key it then is.

@@ -29,9 +29,17 @@ struct Stamp {
 
 impl Directory {
     pub(super) fn open(folder: &Path) -> Result<Directory> {
-        let meta = std::fs::metadata(folder).with_context(|| format!("failed to open the module folder {}", folder.display()))?;
-        ensure!(meta.is_dir(), "the module folder {} is not a folder", folder.display());
-        Ok(Directory { folder: folder.to_owned(), read: Arc::default() })
+        let meta = std::fs::metadata(folder)
+            .with_context(|| format!("failed to open the module folder {}", folder.display()))?;
+        ensure!(
+            meta.is_dir(),
+            "the module folder {} is not a folder",
+            folder.display()
+        );
+        Ok(Directory {
+            folder: folder.to_owned(),
+            read: Arc::default(),
+        })
     }
 
     pub(super) fn folder(&self) -> &Path {
@@ -43,29 +51,50 @@ impl Directory {
         let path = self.folder.join(format!("{name}.wasm"));
         // A stat of a file that was just used is about a microsecond: cheaper than handing it to a thread.
         let stamp = match std::fs::metadata(&path) {
-            Ok(meta) if meta.is_file() => Stamp { inode: meta.ino(), bytes: meta.len(), modified: (meta.mtime(), meta.mtime_nsec()) },
+            Ok(meta) if meta.is_file() => Stamp {
+                inode: meta.ino(),
+                bytes: meta.len(),
+                modified: (meta.mtime(), meta.mtime_nsec()),
+            },
             Ok(_) => return Ok(None),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(unreadable(&path, &error)),
         };
-        let known = self.read.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
+        let known = self
+            .read
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(name)
+            .cloned();
         if let Some((_, content)) = known.filter(|(known, _)| *known == stamp) {
             return Ok(Some(content));
         }
         if stamp.bytes > MAX_BYTES {
-            let why = format!("{} has {} bytes, of at most {MAX_BYTES}", path.display(), stamp.bytes);
+            let why = format!(
+                "{} has {} bytes, of at most {MAX_BYTES}",
+                path.display(),
+                stamp.bytes
+            );
             return Err(TaskError::new(ErrorCode::ModuleInvalid, why));
         }
         let file = path.clone();
-        let content = tokio::task::spawn_blocking(move || std::fs::read(&file).map(Content::new)).await;
-        let content = content.map_err(std::io::Error::other).and_then(|read| read).map_err(|error| unreadable(&path, &error))?;
-        self.read.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone(), (stamp, content.clone()));
+        let content =
+            tokio::task::spawn_blocking(move || std::fs::read(&file).map(Content::new)).await;
+        let content = content
+            .map_err(std::io::Error::other)
+            .and_then(|read| read)
+            .map_err(|error| unreadable(&path, &error))?;
+        self.read
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(name.clone(), (stamp, content.clone()));
         Ok(Some(content))
     }
 
     /// The module of that content, whatever its name.
     pub(super) async fn find_digest(&self, digest: &Digest) -> Result<Option<Content>, TaskError> {
-        let files = std::fs::read_dir(&self.folder).map_err(|error| unreadable(&self.folder, &error))?;
+        let files =
+            std::fs::read_dir(&self.folder).map_err(|error| unreadable(&self.folder, &error))?;
         let names = files.flatten().filter_map(|file| {
             let name = file.file_name();
             ModuleName::parse(name.to_str()?.strip_suffix(".wasm")?).ok()
@@ -82,5 +111,8 @@ impl Directory {
 }
 
 fn unreadable(path: &Path, error: &std::io::Error) -> TaskError {
-    TaskError::new(ErrorCode::ModuleUnavailable, format!("failed to read {}: {error}", path.display()))
+    TaskError::new(
+        ErrorCode::ModuleUnavailable,
+        format!("failed to read {}: {error}", path.display()),
+    )
 }

@@ -55,11 +55,24 @@ enum Known {
 }
 
 impl Retained {
-    pub(super) fn start(topics: Topics, (deliveries, publisher): (Deliveries, Publisher), lookup: Duration) -> Retained {
+    pub(super) fn start(
+        topics: Topics,
+        (deliveries, publisher): (Deliveries, Publisher),
+        lookup: Duration,
+    ) -> Retained {
         let followed: Arc<Mutex<Followed>> = Arc::default();
         tokio::spawn(receive(deliveries, publisher.clone(), followed.clone()));
-        tokio::spawn(watch_connections(publisher.state(), followed.clone(), lookup));
-        Retained { topics, publisher, lookup, followed }
+        tokio::spawn(watch_connections(
+            publisher.state(),
+            followed.clone(),
+            lookup,
+        ));
+        Retained {
+            topics,
+            publisher,
+            lookup,
+            followed,
+        }
     }
 
     pub(super) fn topic(&self, tenant: &TenantId, name: &ModuleName) -> String {
@@ -67,13 +80,19 @@ impl Retained {
     }
 
     /// The module that is published under that name, if one is.
-    pub(super) async fn find(&self, tenant: &TenantId, name: &ModuleName) -> Result<Option<Content>, TaskError> {
+    pub(super) async fn find(
+        &self,
+        tenant: &TenantId,
+        name: &ModuleName,
+    ) -> Result<Option<Content>, TaskError> {
         let topic = self.topic(tenant, name);
         let (mut known, dropped, new) = {
             let mut followed = lock(&self.followed);
             let generation = followed.generation;
             let new = !followed.names.contains_key(&topic);
-            let dropped = (new && followed.names.len() >= MAX_FOLLOWED).then(|| followed.drop_oldest()).flatten();
+            let dropped = (new && followed.names.len() >= MAX_FOLLOWED)
+                .then(|| followed.drop_oldest())
+                .flatten();
             let name = followed.names.entry(topic.clone()).or_insert_with(|| Name {
                 content: watch::Sender::new(Known::Waiting),
                 asked: Instant::now(),
@@ -90,7 +109,11 @@ impl Retained {
         }
         // Not the first to ask: the first settles it.
         let patience = SUBACK + self.lookup;
-        let settled = tokio::time::timeout(patience, known.wait_for(|known| !matches!(known, Known::Waiting))).await;
+        let settled = tokio::time::timeout(
+            patience,
+            known.wait_for(|known| !matches!(known, Known::Waiting)),
+        )
+        .await;
         match settled.as_ref().map(|known| known.as_deref()) {
             Ok(Ok(Known::Present(content))) => Ok(Some(content.clone())),
             Ok(Ok(_)) => Ok(None),
@@ -130,7 +153,12 @@ impl Retained {
 
 impl Followed {
     fn drop_oldest(&mut self) -> Option<String> {
-        let oldest = self.names.iter().min_by_key(|(_, name)| name.asked)?.0.clone();
+        let oldest = self
+            .names
+            .iter()
+            .min_by_key(|(_, name)| name.asked)?
+            .0
+            .clone();
         self.names.remove(&oldest);
         Some(oldest)
     }
@@ -167,20 +195,34 @@ async fn receive(mut deliveries: Deliveries, publisher: Publisher, followed: Arc
 }
 
 /// After a reconnect every retained module comes again; one that does not was deleted meanwhile.
-async fn watch_connections(mut state: watch::Receiver<State>, followed: Arc<Mutex<Followed>>, lookup: Duration) {
+async fn watch_connections(
+    mut state: watch::Receiver<State>,
+    followed: Arc<Mutex<Followed>>,
+    lookup: Duration,
+) {
     loop {
-        if state.wait_for(|state| matches!(state, State::Online(_))).await.is_err() {
+        if state
+            .wait_for(|state| matches!(state, State::Online(_)))
+            .await
+            .is_err()
+        {
             return;
         }
         let generation = lock(&followed).generation;
         tokio::time::sleep(lookup).await;
         for (topic, name) in &lock(&followed).names {
-            if name.generation < generation && !matches!(*name.content.borrow(), Known::Waiting | Known::Absent) {
+            if name.generation < generation
+                && !matches!(*name.content.borrow(), Known::Waiting | Known::Absent)
+            {
                 warn!(topic, "module is not published any more");
                 name.content.send_replace(Known::Absent);
             }
         }
-        if state.wait_for(|state| !matches!(state, State::Online(_))).await.is_err() {
+        if state
+            .wait_for(|state| !matches!(state, State::Online(_)))
+            .await
+            .is_err()
+        {
             return;
         }
         lock(&followed).generation += 1;
@@ -192,5 +234,8 @@ fn lock(followed: &Mutex<Followed>) -> MutexGuard<'_, Followed> {
 }
 
 fn unavailable(topic: &str, why: &str) -> TaskError {
-    TaskError::new(ErrorCode::ModuleUnavailable, format!("failed to fetch {topic}: {why}"))
+    TaskError::new(
+        ErrorCode::ModuleUnavailable,
+        format!("failed to fetch {topic}: {why}"),
+    )
 }

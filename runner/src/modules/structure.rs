@@ -1,12 +1,18 @@
 //! What a module is before anything is compiled: its shape, imports and exports.
 
-use wasmparser::{ComponentExternalKind, Encoding, Parser, Payload};
+use wasmparser::{ComponentExternalKind, ComponentTypeRef, Encoding, Parser, Payload};
 
 use crate::task::outcome::{ErrorCode, TaskError};
 
 /// The packages whose interfaces every guest may import; of WASI they are linked but empty.
 const LINKED: &[&str] = &[
-    "wasmqtt:task/", "wasi:cli/", "wasi:clocks/", "wasi:filesystem/", "wasi:io/", "wasi:random/", "wasi:sockets/",
+    "wasmqtt:task/",
+    "wasi:cli/",
+    "wasi:clocks/",
+    "wasi:filesystem/",
+    "wasi:io/",
+    "wasi:random/",
+    "wasi:sockets/",
 ];
 
 /// What a module is, recognised from what it exports.
@@ -72,19 +78,28 @@ pub fn need(import: &str) -> Need {
 pub fn read(bytes: &[u8]) -> Result<Structure, TaskError> {
     let invalid = |why: String| TaskError::new(ErrorCode::ModuleInvalid, why);
     if !bytes.starts_with(b"\0asm") {
-        return Err(invalid(format!("not a wasm module: {} bytes that do not begin with \\0asm", bytes.len())));
+        return Err(invalid(format!(
+            "not a wasm module: {} bytes that do not begin with \\0asm",
+            bytes.len()
+        )));
     }
     let (mut encoding, mut depth) = (Encoding::Module, 0);
     let (mut imports, mut exports, mut functions) = (Vec::new(), Vec::new(), Vec::new());
     for payload in Parser::new(0).parse_all(bytes) {
         let read = |why: wasmparser::BinaryReaderError| invalid(why.to_string());
         match payload.map_err(read)? {
-            Payload::Version { encoding: outer, .. } if depth == 0 => encoding = outer,
+            Payload::Version {
+                encoding: outer, ..
+            } if depth == 0 => encoding = outer,
             Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
             Payload::End(_) if depth > 0 => depth -= 1,
             Payload::ComponentImportSection(section) if depth == 0 => {
                 for import in section {
-                    imports.push(import.map_err(read)?.name.name.to_owned());
+                    let import = import.map_err(read)?;
+                    // A type that the world uses: nothing that could be called.
+                    if !matches!(import.ty, ComponentTypeRef::Type(_)) {
+                        imports.push(import.name.name.to_owned());
+                    }
                 }
             }
             Payload::ComponentExportSection(section) if depth == 0 => {
@@ -113,10 +128,20 @@ pub fn read(bytes: &[u8]) -> Result<Structure, TaskError> {
     let shape = match encoding {
         Encoding::Module => Shape::CoreModule,
         Encoding::Component if functions.iter().any(|name| name == "run") => Shape::Typed,
-        Encoding::Component if exports.iter().any(|name| name.starts_with("wasi:cli/run@0.2.")) => Shape::Command,
+        Encoding::Component
+            if exports
+                .iter()
+                .any(|name| name.starts_with("wasi:cli/run@0.2.")) =>
+        {
+            Shape::Command
+        }
         Encoding::Component => Shape::OtherComponent,
     };
-    Ok(Structure { shape, imports, exports })
+    Ok(Structure {
+        shape,
+        imports,
+        exports,
+    })
 }
 
 /// Refuses what cannot run here, by name, before it is compiled.
@@ -138,8 +163,15 @@ pub fn check(bytes: &[u8]) -> Result<Structure, TaskError> {
             ));
         }
     }
-    if let Some(import) = structure.imports.iter().find(|import| need(import) == Need::NotOffered) {
-        return Err(TaskError::new(ErrorCode::ImportDenied, format!("imports {import}, which nobody granted")));
+    if let Some(import) = structure
+        .imports
+        .iter()
+        .find(|import| need(import) == Need::NotOffered)
+    {
+        return Err(TaskError::new(
+            ErrorCode::ImportDenied,
+            format!("imports {import}, which nobody granted"),
+        ));
     }
     Ok(structure)
 }
@@ -149,6 +181,10 @@ fn list(names: &[String]) -> String {
     match names {
         [] => "nothing".to_owned(),
         names if names.len() <= SHOWN => names.join(", "),
-        names => format!("{} and {} more", names[..SHOWN].join(", "), names.len() - SHOWN),
+        names => format!(
+            "{} and {} more",
+            names[..SHOWN].join(", "),
+            names.len() - SHOWN
+        ),
     }
 }

@@ -29,7 +29,11 @@ pub(super) struct Acks {
 
 impl Acks {
     pub(super) fn new(order: AckOrder) -> Acks {
-        Acks { order, next_sequence: 0, waiting: VecDeque::new() }
+        Acks {
+            order,
+            next_sequence: 0,
+            waiting: VecDeque::new(),
+        }
     }
 
     /// A delivery came: its place in the order.

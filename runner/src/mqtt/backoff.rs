@@ -14,7 +14,9 @@ pub(super) struct Backoff {
 impl Backoff {
     /// The next delay; `random` is uniform in 0..1.
     pub(super) fn next(&mut self, random: f64) -> Duration {
-        let step = FIRST.saturating_mul(1 << self.failures.min(16)).min(LONGEST);
+        let step = FIRST
+            .saturating_mul(1 << self.failures.min(16))
+            .min(LONGEST);
         self.failures += 1;
         step.mul_f64(0.5 + random.clamp(0.0, 1.0) / 2.0)
     }

@@ -8,12 +8,12 @@ use std::collections::{HashMap, VecDeque};
 use std::ops::ControlFlow;
 use std::time::Duration;
 
+use rumqttc::Outgoing;
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{
     ConnAck, Filter, Packet, PubAckReason, Publish, RetainForwardRule, SubAck, SubscribeReasonCode,
 };
 use rumqttc::v5::{AsyncClient, ConnectionError, Event};
-use rumqttc::Outgoing;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{debug, error, info, warn};
 
@@ -21,7 +21,9 @@ use crate::mqtt::acks::Acks;
 use crate::mqtt::backoff::Backoff;
 use crate::mqtt::outbox::Outbox;
 use crate::mqtt::settings::Settings;
-use crate::mqtt::{AckToken, BrokerLimits, Command, Delivery, PublishError, Published, State, link};
+use crate::mqtt::{
+    AckToken, BrokerLimits, Command, Delivery, PublishError, Published, State, link,
+};
 
 /// Filters in one SUBSCRIBE.
 const FILTERS_PER_PACKET: usize = 64;
@@ -59,6 +61,8 @@ struct Live {
 enum End {
     Lost(String),
     Final(String),
+    /// Another client connected under this client's id: to reconnect would take it back, for ever.
+    TakenOver,
     Closed,
 }
 
@@ -90,6 +94,12 @@ impl Session {
             let online_before = self.ever_online;
             match self.connection().await {
                 End::Closed => break State::Closed,
+                End::TakenOver => {
+                    let id = &self.settings.client_id;
+                    break State::Failed(format!(
+                        "another client connected as {id:?}: every runner needs a name of its own"
+                    ));
+                }
                 // After the first success a refusal may pass (a broker that is starting up): keep trying.
                 End::Final(why) if !online_before => break State::Failed(why),
                 End::Final(why) | End::Lost(why) => {
@@ -98,7 +108,9 @@ impl Session {
                     }
                     let delay = backoff.next(random());
                     warn!(broker = %self.settings.address, error = why, ?delay, "no connection to the broker, trying again");
-                    self.state.send_replace(State::Connecting { last_error: Some(why) });
+                    self.state.send_replace(State::Connecting {
+                        last_error: Some(why),
+                    });
                     if self.wait(delay).await.is_break() {
                         break State::Closed;
                     }
@@ -161,7 +173,10 @@ impl Session {
                     }
                 }
                 Err(_) if self.closing.is_some() => break End::Closed,
-                Err(error) if link::is_final(&error) => break End::Final(format!("{}: {error}", self.settings.address)),
+                Err(error) if link::is_takeover(&error) => break End::TakenOver,
+                Err(error) if link::is_final(&error) => {
+                    break End::Final(format!("{}: {error}", self.settings.address));
+                }
                 Err(error) => break End::Lost(error.to_string()),
             }
         };
@@ -173,7 +188,9 @@ impl Session {
     fn turn(&mut self, first: Option<Command>, live: &mut Live) -> ControlFlow<()> {
         self.command(first, Some(live))?;
         for _ in 0..COMMANDS_PER_TURN {
-            let Ok(command) = self.commands.try_recv() else { break };
+            let Ok(command) = self.commands.try_recv() else {
+                break;
+            };
             self.command(Some(command), Some(live))?;
         }
         self.pump(live);
@@ -190,7 +207,10 @@ impl Session {
                 }
             }
             Some(Command::Subscribe(filter, done)) => {
-                self.subscribers.entry(filter.clone()).or_default().push(done);
+                self.subscribers
+                    .entry(filter.clone())
+                    .or_default()
+                    .push(done);
                 if !self.filters.contains(&filter) {
                     self.filters.push(filter.clone());
                 }
@@ -229,20 +249,30 @@ impl Session {
             if bytes > limits.max_packet_bytes {
                 // Sent all the same, it would cost the connection, again and again.
                 let (topic, limit) = (pending.message.topic.clone(), limits.max_packet_bytes);
-                pending.answer(Err(PublishError::TooLarge { topic, bytes, limit }));
+                pending.answer(Err(PublishError::TooLarge {
+                    topic,
+                    bytes,
+                    limit,
+                }));
             } else if link::hand_over(&live.client, &pending.message) {
                 self.outbox.handed(pending);
             } else {
                 let topic = pending.message.topic.clone();
                 error!(topic, "the client does not take this publish");
-                pending.answer(Err(PublishError::Refused { topic, reason: "not a valid topic".to_owned() }));
+                pending.answer(Err(PublishError::Refused {
+                    topic,
+                    reason: "not a valid topic".to_owned(),
+                }));
             }
         }
     }
 
     fn ack(&mut self, token: &AckToken, live: &mut Live) {
         if token.generation != self.generation {
-            debug!(packet_id = token.packet_id, "acknowledgement of an earlier connection dropped");
+            debug!(
+                packet_id = token.packet_id,
+                "acknowledgement of an earlier connection dropped"
+            );
             return;
         }
         for packet_id in live.acks.done(token.sequence, token.packet_id) {
@@ -266,7 +296,10 @@ impl Session {
                     let answer = match puback.reason {
                         PubAckReason::Success => Ok(Published::Accepted),
                         PubAckReason::NoMatchingSubscribers => Ok(Published::NoSubscribers),
-                        reason => Err(PublishError::Refused { topic: topic.clone(), reason: format!("{reason:?}") }),
+                        reason => Err(PublishError::Refused {
+                            topic: topic.clone(),
+                            reason: format!("{reason:?}"),
+                        }),
                     };
                     pending.answer(answer);
                 }
@@ -305,7 +338,9 @@ impl Session {
     }
 
     fn online(&mut self, live: &Live) {
-        let Some(limits) = live.limits.clone() else { return };
+        let Some(limits) = live.limits.clone() else {
+            return;
+        };
         if !matches!(*self.state.borrow(), State::Online(_)) {
             info!(broker = %self.settings.address, client_id = self.settings.client_id, session = limits.session_present, "connected");
         }
@@ -318,10 +353,15 @@ impl Session {
         for (filter, code) in filters.into_iter().zip(&suback.return_codes) {
             let answer = match code {
                 SubscribeReasonCode::Success(QoS::AtLeastOnce | QoS::ExactlyOnce) => Ok(()),
-                SubscribeReasonCode::Success(QoS::AtMostOnce) => Err("granted QoS 0 only".to_owned()),
+                SubscribeReasonCode::Success(QoS::AtMostOnce) => {
+                    Err("granted QoS 0 only".to_owned())
+                }
                 refused => Err(format!("{refused:?}")),
             };
-            let why = answer.as_ref().err().map(|why| format!("the broker refused the subscription {filter:?}: {why}"));
+            let why = answer
+                .as_ref()
+                .err()
+                .map(|why| format!("the broker refused the subscription {filter:?}: {why}"));
             for waiter in self.subscribers.remove(&filter).unwrap_or_default() {
                 let _ = waiter.send(why.clone().map_or(Ok(()), Err));
             }
@@ -345,7 +385,11 @@ impl Session {
             sequence: live.acks.arrived(packet_id),
             packet_id,
         });
-        let delivery = link::inbound(publish).map(|inbound| Delivery { inbound, redelivered, token });
+        let delivery = link::inbound(publish).map(|inbound| Delivery {
+            inbound,
+            redelivered,
+            token,
+        });
         // Whoever took deliveries is gone: unacknowledged, they come again for whoever comes next.
         if let Some(delivery) = delivery {
             let _ = self.deliveries.send(delivery);
@@ -371,6 +415,8 @@ fn subscribe(live: &mut Live, filters: Vec<String>) {
 /// Uniform in 0..1, from the standard library's randomly keyed hasher: enough to spread reconnects.
 fn random() -> f64 {
     use std::hash::{BuildHasher as _, Hasher as _};
-    let random = std::collections::hash_map::RandomState::new().build_hasher().finish();
+    let random = std::collections::hash_map::RandomState::new()
+        .build_hasher()
+        .finish();
     random as f64 / u64::MAX as f64
 }

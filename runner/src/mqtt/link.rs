@@ -6,8 +6,11 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use rumqttc::tokio_native_tls::native_tls;
 use rumqttc::v5::mqttbytes::QoS;
-use rumqttc::v5::mqttbytes::v5::{ConnAck, ConnectReturnCode, LastWill, LastWillProperties, PublishProperties};
-use rumqttc::v5::{AsyncClient, ConnectionError, EventLoop, MqttOptions};
+use rumqttc::v5::mqttbytes::v5::{
+    ConnAck, ConnectReturnCode, DisconnectReasonCode, LastWill, LastWillProperties,
+    PublishProperties,
+};
+use rumqttc::v5::{AsyncClient, ConnectionError, EventLoop, MqttOptions, StateError};
 use rumqttc::{NetworkOptions, TlsConfiguration, Transport};
 
 use crate::envelope::{Inbound, Message, Properties, Quality};
@@ -29,7 +32,9 @@ pub(super) fn open(settings: &Settings, clean_start: bool) -> Result<(AsyncClien
     };
     options.set_transport(match &settings.address {
         Address::Tcp { .. } => Transport::Tcp,
-        Address::Tls { .. } => Transport::Tls(TlsConfiguration::NativeConnector(tls(&settings.tls)?)),
+        Address::Tls { .. } => {
+            Transport::Tls(TlsConfiguration::NativeConnector(tls(&settings.tls)?))
+        }
         Address::WebSocket { .. } => Transport::Ws,
         Address::Unix { .. } => Transport::Unix,
     });
@@ -66,7 +71,11 @@ fn packet_ids(settings: &Settings) -> u16 {
 /// How many QoS 1 publishes may be unanswered: below every limit at which rumqttc would stop taking
 /// requests, acknowledgements among them.
 pub(super) fn window(settings: &Settings, connack: &ConnAck) -> usize {
-    let theirs = connack.properties.as_ref().and_then(|p| p.receive_max).unwrap_or(u16::MAX);
+    let theirs = connack
+        .properties
+        .as_ref()
+        .and_then(|p| p.receive_max)
+        .unwrap_or(u16::MAX);
     let limit = theirs.min(packet_ids(settings)) - 1;
     usize::from(limit.min(settings.send_maximum).max(1))
 }
@@ -114,22 +123,45 @@ pub(super) fn is_final(error: &ConnectionError) -> bool {
     )
 }
 
+/// Whether the broker gave this client's id to another client.
+pub(super) fn is_takeover(error: &ConnectionError) -> bool {
+    matches!(
+        error,
+        ConnectionError::MqttState(StateError::ServerDisconnect {
+            reason_code: DisconnectReasonCode::SessionTakenOver,
+            ..
+        })
+    )
+}
+
 fn tls(files: &Tls) -> Result<native_tls::TlsConnector> {
-    let read = |path: &Path| std::fs::read(path).with_context(|| format!("failed to read {}", path.display()));
+    let read = |path: &Path| {
+        std::fs::read(path).with_context(|| format!("failed to read {}", path.display()))
+    };
     let mut builder = native_tls::TlsConnector::builder();
     builder.min_protocol_version(Some(native_tls::Protocol::Tlsv12));
     if let Some(ca) = &files.ca_file {
         builder.disable_built_in_roots(true);
-        let pem = String::from_utf8(read(ca)?).with_context(|| format!("{} is not PEM", ca.display()))?;
-        for certificate in pem.split_inclusive("-----END CERTIFICATE-----").filter(|c| c.contains("BEGIN")) {
+        let pem =
+            String::from_utf8(read(ca)?).with_context(|| format!("{} is not PEM", ca.display()))?;
+        for certificate in pem
+            .split_inclusive("-----END CERTIFICATE-----")
+            .filter(|c| c.contains("BEGIN"))
+        {
             let certificate = native_tls::Certificate::from_pem(certificate.as_bytes())
                 .with_context(|| format!("{} holds no usable certificate", ca.display()))?;
             builder.add_root_certificate(certificate);
         }
     }
     if let (Some(cert), Some(key)) = (&files.cert_file, &files.key_file) {
-        let identity = native_tls::Identity::from_pkcs8(&read(cert)?, &read(key)?)
-            .with_context(|| format!("{} and {} are no certificate and PKCS #8 key", cert.display(), key.display()))?;
+        let identity =
+            native_tls::Identity::from_pkcs8(&read(cert)?, &read(key)?).with_context(|| {
+                format!(
+                    "{} and {} are no certificate and PKCS #8 key",
+                    cert.display(),
+                    key.display()
+                )
+            })?;
         builder.identity(identity);
     }
     builder.build().context("failed to set up TLS")
@@ -161,7 +193,15 @@ pub(super) fn hand_over(client: &AsyncClient, message: &Message) -> bool {
         Quality::AtLeastOnce => QoS::AtLeastOnce,
     };
     let (topic, payload) = (message.topic.as_str(), message.payload.clone());
-    client.try_publish_with_properties(topic, quality, message.retain, payload, wire(&message.properties)).is_ok()
+    client
+        .try_publish_with_properties(
+            topic,
+            quality,
+            message.retain,
+            payload,
+            wire(&message.properties),
+        )
+        .is_ok()
 }
 
 fn wire(properties: &Properties) -> PublishProperties {

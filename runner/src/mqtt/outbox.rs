@@ -39,8 +39,16 @@ pub(super) struct Outbox {
 }
 
 impl Outbox {
-    pub(super) fn push(&mut self, message: Message, waiter: Option<oneshot::Sender<Result<Published, PublishError>>>) {
-        self.queued.push_back(Pending { order: self.next_order, message, waiter });
+    pub(super) fn push(
+        &mut self,
+        message: Message,
+        waiter: Option<oneshot::Sender<Result<Published, PublishError>>>,
+    ) {
+        self.queued.push_back(Pending {
+            order: self.next_order,
+            message,
+            waiter,
+        });
         self.next_order += 1;
     }
 
@@ -61,7 +69,9 @@ impl Outbox {
 
     /// The client put its oldest publish on the wire, under this packet id (0 for QoS 0).
     pub(super) fn sent(&mut self, packet_id: u16) {
-        let Some(pending) = self.handed.pop_front() else { return };
+        let Some(pending) = self.handed.pop_front() else {
+            return;
+        };
         match pending.message.quality {
             Quality::AtMostOnce => pending.answer(Ok(Published::Accepted)),
             Quality::AtLeastOnce => {
@@ -99,11 +109,16 @@ mod tests {
     use super::*;
 
     fn message(topic: &str, quality: Quality) -> Message {
-        Message { quality, ..Message::new(topic, "") }
+        Message {
+            quality,
+            ..Message::new(topic, "")
+        }
     }
 
     fn topics(outbox: &mut Outbox) -> Vec<String> {
-        std::iter::from_fn(|| outbox.next(usize::MAX)).map(|p| p.message.topic).collect()
+        std::iter::from_fn(|| outbox.next(usize::MAX))
+            .map(|p| p.message.topic)
+            .collect()
     }
 
     #[test]
@@ -120,9 +135,15 @@ mod tests {
         let third = outbox.next(3).expect("within the window");
         outbox.handed(third);
         assert!(outbox.next(3).is_none(), "the window is full");
-        assert_eq!(outbox.acknowledged(1).map(|p| p.message.topic), Some("a".to_owned()));
+        assert_eq!(
+            outbox.acknowledged(1).map(|p| p.message.topic),
+            Some("a".to_owned())
+        );
         outbox.connection_lost();
-        assert!(outbox.acknowledged(2).is_none(), "an old packet id means nothing");
+        assert!(
+            outbox.acknowledged(2).is_none(),
+            "an old packet id means nothing"
+        );
         assert_eq!(topics(&mut outbox), ["b", "c", "d"]);
     }
 

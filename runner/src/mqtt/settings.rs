@@ -111,13 +111,17 @@ impl Address {
         };
         if scheme == "unix" {
             return match rest.starts_with('/') {
-                true => Ok(Address::Unix { path: rest.to_owned() }),
+                true => Ok(Address::Unix {
+                    path: rest.to_owned(),
+                }),
                 false => wrong("a socket's path is absolute: unix:///run/mosquitto.sock"),
             };
         }
         let (authority, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
         if authority.contains('@') {
-            return wrong("credentials belong in `mqtt.username` and `mqtt.password`, not in the URL");
+            return wrong(
+                "credentials belong in `mqtt.username` and `mqtt.password`, not in the URL",
+            );
         }
         let default_port = match scheme {
             "mqtt" | "tcp" => 1883,
@@ -141,9 +145,17 @@ impl Address {
             return wrong("a path is only for ws://");
         }
         Ok(match scheme {
-            "mqtts" | "ssl" => Address::Tls { host: host.to_owned(), port },
-            "ws" => Address::WebSocket { url: format!("ws://{host}:{port}{path}") },
-            _ => Address::Tcp { host: host.to_owned(), port },
+            "mqtts" | "ssl" => Address::Tls {
+                host: host.to_owned(),
+                port,
+            },
+            "ws" => Address::WebSocket {
+                url: format!("ws://{host}:{port}{path}"),
+            },
+            _ => Address::Tcp {
+                host: host.to_owned(),
+                port,
+            },
         })
     }
 }
@@ -174,9 +186,22 @@ mod tests {
             ("ws://h:9001", "ws://h:9001"),
             ("unix:///run/m.sock", "unix:///run/m.sock"),
         ] {
-            assert_eq!(Address::parse(url).map(|a| a.to_string()), Ok(shown.to_owned()));
+            assert_eq!(
+                Address::parse(url).map(|a| a.to_string()),
+                Ok(shown.to_owned())
+            );
         }
-        for url in ["localhost", "mqtt://", "mqtt://:1883", "mqtt://h:0x", "http://h", "wss://h", "unix://x", "mqtt://u:p@h", "mqtt://h/p"] {
+        for url in [
+            "localhost",
+            "mqtt://",
+            "mqtt://:1883",
+            "mqtt://h:0x",
+            "http://h",
+            "wss://h",
+            "unix://x",
+            "mqtt://u:p@h",
+            "mqtt://h/p",
+        ] {
             assert!(Address::parse(url).is_err(), "{url}");
         }
     }

@@ -52,7 +52,10 @@ impl Active {
 
     /// A task is out of hand: the tokens of all its deliveries.
     pub(super) fn leave(&self, tenant: &TenantId, id: &TaskId) -> Vec<AckToken> {
-        self.lock().remove(&(tenant.clone(), id.clone())).map(|in_hand| in_hand.tokens).unwrap_or_default()
+        self.lock()
+            .remove(&(tenant.clone(), id.clone()))
+            .map(|in_hand| in_hand.tokens)
+            .unwrap_or_default()
     }
 
     pub(super) fn len(&self) -> usize {

@@ -20,8 +20,8 @@ use crate::sandbox::host::{GuestEvents, types};
 use crate::sandbox::{Job, Ran};
 use crate::task::limits::Limits;
 use crate::task::outcome::{CacheHit, ErrorCode, Outcome, Status, TaskError, Usage};
-use crate::task::{Task, TaskId};
 use crate::task::tenant::TenantId;
+use crate::task::{Task, TaskId};
 
 /// The first and the longest wait before an outcome that the broker refused is published again.
 const REFUSED: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
@@ -31,9 +31,18 @@ struct HandedBack;
 
 /// Runs a task to its outcome and publishes that. `volatile` tasks came at QoS 0: nobody delivers them again,
 /// so they are answered even when the runner stops. `full` says that there was no room for one more.
-pub(super) async fn run(shared: Arc<Shared>, task: Task, received: Instant, volatile: bool, full: bool) {
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    task: Task,
+    received: Instant,
+    volatile: bool,
+    full: bool,
+) {
     let ended = if full {
-        let error = TaskError::new(ErrorCode::QuotaExceeded, "too many tasks wait that were published at QoS 0; use QoS 1 to wait in the broker");
+        let error = TaskError::new(
+            ErrorCode::QuotaExceeded,
+            "too many tasks wait that were published at QoS 0; use QoS 1 to wait in the broker",
+        );
         Ok(shared.rejected(&task, error.into()))
     } else {
         attempt(&shared, &task, received).await
@@ -41,7 +50,10 @@ pub(super) async fn run(shared: Arc<Shared>, task: Task, received: Instant, vola
     let outcome = match ended {
         Ok(outcome) => outcome,
         Err(HandedBack) if volatile => {
-            let error = TaskError::new(ErrorCode::RunnerShutdown, "the runner stopped before the task could finish");
+            let error = TaskError::new(
+                ErrorCode::RunnerShutdown,
+                "the runner stopped before the task could finish",
+            );
             shared.rejected(&task, error.into())
         }
         Err(HandedBack) => {
@@ -60,7 +72,11 @@ pub(super) async fn run(shared: Arc<Shared>, task: Task, received: Instant, vola
 }
 
 /// Answers bytes that are no task.
-pub(super) async fn answer_undecodable(shared: Arc<Shared>, bytes: Undecodable, token: Option<AckToken>) {
+pub(super) async fn answer_undecodable(
+    shared: Arc<Shared>,
+    bytes: Undecodable,
+    token: Option<AckToken>,
+) {
     let outcome = Outcome {
         id: bytes.id,
         tenant: bytes.tenant,
@@ -83,7 +99,10 @@ pub(super) async fn answer_undecodable(shared: Arc<Shared>, bytes: Undecodable, 
 
 /// Answers a task whose id belongs to another one that is in hand.
 pub(super) async fn answer_conflict(shared: Arc<Shared>, task: Task, token: Option<AckToken>) {
-    let why = format!("`id` {} belongs to a task in hand with another module or input", task.id);
+    let why = format!(
+        "`id` {} belongs to a task in hand with another module or input",
+        task.id
+    );
     let outcome = shared.rejected(&task, TaskError::new(ErrorCode::InvalidTask, why).into());
     settle_and_ack(&shared, outcome, token).await;
 }
@@ -107,7 +126,10 @@ async fn attempt(shared: &Shared, task: &Task, received: Instant) -> Result<Outc
         Ok(resolved) => resolved,
         Err(error) => return Ok(shared.rejected(task, error.into())),
     };
-    let permit = shared.permits.acquire(&task.tenant, task.priority, limits.memory_bytes.value).await;
+    let permit = shared
+        .permits
+        .acquire(&task.tenant, task.priority, limits.memory_bytes.value)
+        .await;
     let permit = permit.ok_or(HandedBack)?;
     if let Err(rejection) = admission::check_expiry(task, SystemTime::now()) {
         return Ok(shared.rejected(task, rejection));
@@ -133,18 +155,41 @@ fn job(task: &Task, limits: Limits) -> Job {
         module: task.module.to_string(),
         attempt: 1,
         content_type: task.content_type.clone(),
-        deadline_ms: deadline.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64),
-        labels: task.labels.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+        deadline_ms: deadline
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .map_or(0, |d| d.as_millis() as u64),
+        labels: task
+            .labels
+            .iter()
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect(),
     };
-    Job { context, input: task.input.clone(), limits }
+    Job {
+        context,
+        input: task.input.clone(),
+        limits,
+    }
 }
 
 impl Shared {
     fn rejected(&self, task: &Task, rejection: Rejection) -> Outcome {
-        Outcome::of(task, rejection.status, Some(rejection.error), &self.name, SystemTime::now())
+        Outcome::of(
+            task,
+            rejection.status,
+            Some(rejection.error),
+            &self.name,
+            SystemTime::now(),
+        )
     }
 
-    fn ended(&self, task: &Task, module: &Module, hit: CacheHit, queued: Duration, ran: Ran) -> Outcome {
+    fn ended(
+        &self,
+        task: &Task,
+        module: &Module,
+        hit: CacheHit,
+        queued: Duration,
+        ran: Ran,
+    ) -> Outcome {
         let (output, error) = match ran.result {
             Ok(output) => (Some(output), None),
             Err(error) => (None, Some(error)),
@@ -154,7 +199,11 @@ impl Shared {
             module_digest: Some(module.digest),
             attempt: 1,
             output,
-            usage: Usage { queued_ms: queued.as_secs_f64() * 1e3, module_cache: Some(hit), ..ran.usage },
+            usage: Usage {
+                queued_ms: queued.as_secs_f64() * 1e3,
+                module_cache: Some(hit),
+                ..ran.usage
+            },
             started_at: Some(ran.started_at),
             ..Outcome::of(task, status, error, &self.name, SystemTime::now())
         }
@@ -173,11 +222,18 @@ impl Shared {
 async fn settle(shared: &Shared, mut outcome: Outcome) -> bool {
     // The reply topic is the producer's wish; the runner's rights are not the producer's.
     let topics: &Topics = &shared.topics;
-    outcome.reply.topic.take_if(|topic| topics.check_reply(&outcome.tenant, topic).is_err());
+    outcome
+        .reply
+        .topic
+        .take_if(|topic| topics.check_reply(&outcome.tenant, topic).is_err());
     log(&outcome);
     let mut messages = encode::outcome(topics, &outcome).into_iter();
-    let Some(record) = messages.next() else { return false };
-    let reply = messages.next().map(|message| publish_reply(shared, message, &outcome.tenant, &outcome.id));
+    let Some(record) = messages.next() else {
+        return false;
+    };
+    let reply = messages
+        .next()
+        .map(|message| publish_reply(shared, message, &outcome.tenant, &outcome.id));
     let record = publish_record(shared, record, &outcome);
     match reply {
         None => record.await,
@@ -193,7 +249,10 @@ async fn publish_record(shared: &Shared, mut message: Message, outcome: &Outcome
             Err(PublishError::Closed) => return false,
             Err(why @ PublishError::TooLarge { .. }) => {
                 let smaller = too_large(outcome, &why);
-                let Some(record) = encode::outcome(&shared.topics, &smaller).into_iter().next() else { return false };
+                let Some(record) = encode::outcome(&shared.topics, &smaller).into_iter().next()
+                else {
+                    return false;
+                };
                 if record.payload.len() >= message.payload.len() {
                     // Even the bare error does not fit: a broker that takes next to nothing.
                     error!(task_id = %outcome.id, error = %why, "outcome does not fit the broker");
@@ -219,7 +278,10 @@ async fn publish_reply(shared: &Shared, message: Message, tenant: &TenantId, id:
 
 /// What is said instead of an outcome that the broker cannot carry.
 fn too_large(outcome: &Outcome, why: &PublishError) -> Outcome {
-    let error = TaskError::new(ErrorCode::OutputTooLarge, format!("the outcome does not fit the broker: {why}"));
+    let error = TaskError::new(
+        ErrorCode::OutputTooLarge,
+        format!("the outcome does not fit the broker: {why}"),
+    );
     Outcome {
         status: error.status(),
         output: None,

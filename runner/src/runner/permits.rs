@@ -35,14 +35,21 @@ impl Permits {
     }
 
     /// Waits for a permit; `None` when no more are given.
-    pub(super) async fn acquire(&self, tenant: &TenantId, priority: u8, memory_bytes: u64) -> Option<Permit> {
+    pub(super) async fn acquire(
+        &self,
+        tenant: &TenantId,
+        priority: u8,
+        memory_bytes: u64,
+    ) -> Option<Permit> {
         let (give, permit) = oneshot::channel();
         {
             let mut state = self.lock();
             if state.closed {
                 return None;
             }
-            state.schedule.push(tenant, priority, memory_bytes, (memory_bytes, give));
+            state
+                .schedule
+                .push(tenant, priority, memory_bytes, (memory_bytes, give));
         }
         self.dispatch();
         permit.await.ok()
@@ -66,17 +73,25 @@ impl Permits {
     fn dispatch(&self) {
         loop {
             let mut state = self.lock();
-            let fits = state.schedule.next_memory().is_some_and(|memory| memory <= state.free_memory);
+            let fits = state
+                .schedule
+                .next_memory()
+                .is_some_and(|memory| memory <= state.free_memory);
             if state.free_slots == 0 || !fits {
                 return;
             }
-            let Some((memory_bytes, give)) = state.schedule.pop() else { return };
+            let Some((memory_bytes, give)) = state.schedule.pop() else {
+                return;
+            };
             state.free_slots -= 1;
             state.free_memory -= memory_bytes;
             drop(state);
             // If nobody waits any more the permit comes back and is dropped here, which gives it back: so the
             // lock must be free.
-            let _ = give.send(Permit { permits: self.clone(), memory_bytes });
+            let _ = give.send(Permit {
+                permits: self.clone(),
+                memory_bytes,
+            });
         }
     }
 
@@ -107,14 +122,20 @@ mod tests {
         let first = permits.acquire(&tenant, 0, 60).await.expect("a permit");
         let waiting = permits.acquire(&tenant, 0, 60);
         tokio::pin!(waiting);
-        assert!(futures_poll(&mut waiting).await.is_none(), "60 more do not fit");
+        assert!(
+            futures_poll(&mut waiting).await.is_none(),
+            "60 more do not fit"
+        );
         assert_eq!(permits.waiting(), 1);
         drop(first);
         let second = waiting.await.expect("a permit");
         let third = permits.acquire(&tenant, 0, 40).await.expect("a permit");
         assert_eq!(permits.lock().free_slots, 0);
         drop((second, third));
-        assert_eq!((permits.lock().free_slots, permits.lock().free_memory), (2, 100));
+        assert_eq!(
+            (permits.lock().free_slots, permits.lock().free_memory),
+            (2, 100)
+        );
     }
 
     #[tokio::test]

@@ -36,17 +36,37 @@ pub(super) fn online(topics: &Topics, config: &Config) -> Message {
         limits: config.limits(),
         ceilings: config.ceilings(),
     };
-    message(topics, &Presence { status: "online", runner: &config.runner.name, can: Some(can) })
+    message(
+        topics,
+        &Presence {
+            status: "online",
+            runner: &config.runner.name,
+            can: Some(can),
+        },
+    )
 }
 
 pub(super) fn offline(topics: &Topics, runner: &str) -> Message {
-    message(topics, &Presence { status: "offline", runner, can: None })
+    message(
+        topics,
+        &Presence {
+            status: "offline",
+            runner,
+            can: None,
+        },
+    )
 }
 
 fn message(topics: &Topics, presence: &Presence<'_>) -> Message {
     Message {
         retain: true,
-        properties: Properties { content_type: Some("application/json".to_owned()), ..Properties::default() },
-        ..Message::new(topics.runner(presence.runner), serde_json::to_vec(presence).unwrap_or_default())
+        properties: Properties {
+            content_type: Some("application/json".to_owned()),
+            ..Properties::default()
+        },
+        ..Message::new(
+            topics.runner(presence.runner),
+            serde_json::to_vec(presence).unwrap_or_default(),
+        )
     }
 }

@@ -35,16 +35,36 @@ impl Voice {
 impl GuestEvents for Voice {
     fn log(&self, level: &'static str, source: &'static str, message: &str) {
         if self.task.logs {
-            let line = LogLine { level, source, message: message.to_owned() };
-            let message = encode::log(&self.topics, &self.task.tenant, &self.task.id, &line, SystemTime::now());
+            let line = LogLine {
+                level,
+                source,
+                message: message.to_owned(),
+            };
+            let message = encode::log(
+                &self.topics,
+                &self.task.tenant,
+                &self.task.id,
+                &line,
+                SystemTime::now(),
+            );
             drop(self.publisher.publish(message));
         }
     }
 
     fn progress(&self, done: u64, total: u64, message: &str) {
         if self.task.events {
-            let event = Event::Progress { done, total, message: message.to_owned() };
-            let message = encode::event(&self.topics, &self.task, &self.runner, &event, SystemTime::now());
+            let event = Event::Progress {
+                done,
+                total,
+                message: message.to_owned(),
+            };
+            let message = encode::event(
+                &self.topics,
+                &self.task,
+                &self.runner,
+                &event,
+                SystemTime::now(),
+            );
             drop(self.publisher.publish(message));
         }
     }

@@ -37,7 +37,10 @@ pub(super) fn classify(failure: Failure, limits: &Limits, limiter: &Limiter) -> 
     match failure {
         Failure::Wasmtime(error) => stopped(&error, limits, limiter),
         Failure::Deadline => deadline(limits),
-        Failure::Exit(code) => TaskError::new(ErrorCode::ExitNonzero, format!("the command ended with exit code {code}")),
+        Failure::Exit(code) => TaskError::new(
+            ErrorCode::ExitNonzero,
+            format!("the command ended with exit code {code}"),
+        ),
         Failure::OutputTooLarge { bytes } => output_too_large(bytes, limits),
         Failure::Guest(error) => said(error),
     }
@@ -45,7 +48,10 @@ pub(super) fn classify(failure: Failure, limits: &Limits, limiter: &Limiter) -> 
 
 fn stopped(error: &wasmtime::Error, limits: &Limits, limiter: &Limiter) -> TaskError {
     let frames = backtrace(error);
-    let place = frames.first().map_or("an unnamed function", |frame| function(frame)).to_owned();
+    let place = frames
+        .first()
+        .map_or("an unnamed function", |frame| function(frame))
+        .to_owned();
     let mut classified = if let Some(hit) = error.downcast_ref::<LimitHit>() {
         limit_hit(*hit, limits, limiter)
     } else if let Some(trap) = error.downcast_ref::<Trap>() {
@@ -54,17 +60,24 @@ fn stopped(error: &wasmtime::Error, limits: &Limits, limiter: &Limiter) -> TaskE
                 let fuel = limits.fuel;
                 TaskError::new(
                     ErrorCode::FuelExhausted,
-                    format!("used all {} units in '{place}' ({})", fuel.value, fuel.origin),
+                    format!(
+                        "used all {} units in '{place}' ({})",
+                        fuel.value, fuel.origin
+                    ),
                 )
             }
-            Trap::StackOverflow => {
-                TaskError::new(ErrorCode::StackOverflow, format!("calls nest deeper than the stack of 512 KiB holds, in '{place}'"))
-            }
+            Trap::StackOverflow => TaskError::new(
+                ErrorCode::StackOverflow,
+                format!("calls nest deeper than the stack of 512 KiB holds, in '{place}'"),
+            ),
             Trap::Interrupt => deadline(limits),
             trap => TaskError::new(ErrorCode::Trap, format!("{trap} in '{place}'")),
         }
     } else if error.downcast_ref::<PoolConcurrencyLimitError>().is_some() {
-        TaskError::new(ErrorCode::Internal, format!("the pool of sandboxes is exhausted: {error}"))
+        TaskError::new(
+            ErrorCode::Internal,
+            format!("the pool of sandboxes is exhausted: {error}"),
+        )
     } else {
         unnamed(error, limits, &place)
     };
@@ -79,11 +92,19 @@ fn unnamed(error: &wasmtime::Error, limits: &Limits, place: &str) -> TaskError {
     if text.contains("too much data is being copied") {
         return output_too_large(None, limits);
     }
-    if text.contains("store handle limit exceeded") || text.contains("resource table has no free keys") {
+    if text.contains("store handle limit exceeded")
+        || text.contains("resource table has no free keys")
+    {
         let held = super::MAX_HANDLES;
-        return TaskError::new(ErrorCode::MemoryExceeded, format!("holds more than {held} resource handles, in '{place}'"));
+        return TaskError::new(
+            ErrorCode::MemoryExceeded,
+            format!("holds more than {held} resource handles, in '{place}'"),
+        );
     }
-    TaskError::new(ErrorCode::Trap, format!("{} in '{place}'", error.root_cause()))
+    TaskError::new(
+        ErrorCode::Trap,
+        format!("{} in '{place}'", error.root_cause()),
+    )
 }
 
 fn limit_hit(hit: LimitHit, limits: &Limits, limiter: &Limiter) -> TaskError {
@@ -93,7 +114,10 @@ fn limit_hit(hit: LimitHit, limits: &Limits, limiter: &Limiter) -> TaskError {
             let held = limiter.peak_bytes();
             TaskError::new(
                 ErrorCode::MemoryExceeded,
-                format!("wanted {wanted} bytes of memory, holding {held}, of {} ({})", limit.value, limit.origin),
+                format!(
+                    "wanted {wanted} bytes of memory, holding {held}, of {} ({})",
+                    limit.value, limit.origin
+                ),
             )
         }
         LimitHit::Table { wanted } => TaskError::new(
@@ -109,13 +133,19 @@ fn output_too_large(bytes: Option<u64>, limits: &Limits) -> TaskError {
     let much = bytes.map_or_else(|| "more".to_owned(), |bytes| format!("{bytes} bytes"));
     TaskError::new(
         ErrorCode::OutputTooLarge,
-        format!("returned {much}, of at most {} bytes of output ({})", limit.value, limit.origin),
+        format!(
+            "returned {much}, of at most {} bytes of output ({})",
+            limit.value, limit.origin
+        ),
     )
 }
 
 fn deadline(limits: &Limits) -> TaskError {
     let limit = limits.timeout_ms;
-    TaskError::new(ErrorCode::DeadlineExceeded, format!("still running after {} ms ({})", limit.value, limit.origin))
+    TaskError::new(
+        ErrorCode::DeadlineExceeded,
+        format!("still running after {} ms ({})", limit.value, limit.origin),
+    )
 }
 
 fn said(error: types::Error) -> TaskError {
@@ -132,7 +162,9 @@ fn said(error: types::Error) -> TaskError {
 
 /// Frames as `offset - module!function`, innermost first, the names demangled by wasmtime.
 fn backtrace(error: &wasmtime::Error) -> Vec<String> {
-    let Some(trace) = error.downcast_ref::<WasmBacktrace>() else { return Vec::new() };
+    let Some(trace) = error.downcast_ref::<WasmBacktrace>() else {
+        return Vec::new();
+    };
     let text = trace.to_string();
     // Each line is `index: offset - module!function`; the first is a heading, notes have no index.
     let frame = |line: &str| {

@@ -14,7 +14,10 @@ pub(super) struct CpuTimed<F> {
 
 impl<F> CpuTimed<F> {
     pub(super) fn new(future: F) -> CpuTimed<F> {
-        CpuTimed { future: Box::pin(future), spent: Duration::ZERO }
+        CpuTimed {
+            future: Box::pin(future),
+            spent: Duration::ZERO,
+        }
     }
 
     pub(super) fn spent(&self) -> Duration {
@@ -35,5 +38,8 @@ impl<F: Future> Future for CpuTimed<F> {
 
 fn thread_time() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
+    Duration::new(
+        time.tv_sec.unsigned_abs(),
+        u32::try_from(time.tv_nsec).unwrap_or(0),
+    )
 }

@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use wasmtime::component::{Component, Linker};
-use wasmtime::{Config, Enabled, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, WasmBacktraceDetails};
+use wasmtime::{
+    Config, Enabled, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig,
+    WasmBacktraceDetails,
+};
 
 use crate::sandbox::host::{self, Guest};
 use crate::sandbox::limiter::MAX_TABLE_ELEMENTS;
@@ -45,12 +48,22 @@ pub struct Engine {
 impl Engine {
     /// Sets up the pool, the linker and the epoch clock.
     pub fn new(sizes: Sizes) -> Result<Engine> {
-        let engine = wasmtime::Engine::new(&config(sizes)).map_err(anyhow::Error::from).context("failed to set up the wasm engine")?;
+        let engine = wasmtime::Engine::new(&config(sizes))
+            .map_err(anyhow::Error::from)
+            .context("failed to set up the wasm engine")?;
         let mut linker = Linker::new(&engine);
-        wasi::add_to_linker(&mut linker).map_err(anyhow::Error::from).context("failed to link WASI")?;
-        host::add_to_linker(&mut linker).map_err(anyhow::Error::from).context("failed to link the host functions")?;
+        wasi::add_to_linker(&mut linker)
+            .map_err(anyhow::Error::from)
+            .context("failed to link WASI")?;
+        host::add_to_linker(&mut linker)
+            .map_err(anyhow::Error::from)
+            .context("failed to link the host functions")?;
         let epochs = Epochs::start(engine.clone())?;
-        Ok(Engine { engine, linker, _epochs: epochs })
+        Ok(Engine {
+            engine,
+            linker,
+            _epochs: epochs,
+        })
     }
 
     pub(crate) fn wasmtime(&self) -> &wasmtime::Engine {
@@ -84,7 +97,11 @@ fn config(sizes: Sizes) -> Config {
         .max_memories_per_component(MAX_MEMORIES)
         .max_tables_per_component(MAX_TABLES)
         .table_elements(MAX_TABLE_ELEMENTS)
-        .max_memory_size(usize::try_from(sizes.memory_bytes).unwrap_or(usize::MAX).next_multiple_of(64 << 10))
+        .max_memory_size(
+            usize::try_from(sizes.memory_bytes)
+                .unwrap_or(usize::MAX)
+                .next_multiple_of(64 << 10),
+        )
         // Keeping touched pages resident between guests (zeroed by memset, found by PAGEMAP_SCAN) makes a
         // task of a Rust guest three times as fast as giving them back, and lets threads scale.
         .linear_memory_keep_resident(1 << 20)
@@ -132,7 +149,10 @@ impl Epochs {
                 engine.increment_epoch();
             }
         };
-        std::thread::Builder::new().name("epochs".to_owned()).spawn(tick).context("failed to start the epoch clock")?;
+        std::thread::Builder::new()
+            .name("epochs".to_owned())
+            .spawn(tick)
+            .context("failed to start the epoch clock")?;
         Ok(Epochs(stop))
     }
 }

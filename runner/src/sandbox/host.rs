@@ -1,7 +1,7 @@
 //! What a guest can call: log, progress, is-cancelled, fuel-remaining; and the state behind it.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use wasmtime::component::{Linker, ResourceTable};
@@ -12,7 +12,10 @@ use crate::sandbox::limiter::Limiter;
 use crate::sandbox::stdio::{LineLog, OutputBuffer};
 use crate::sandbox::{Job, wasi};
 
-#[expect(missing_docs, reason = "generated from wit/, which documents every item")]
+#[expect(
+    missing_docs,
+    reason = "generated from wit/, which documents every item"
+)]
 mod bindings {
     wasmtime::component::bindgen!({
         path: "../wit",
@@ -60,9 +63,16 @@ pub struct Guest {
 
 impl Guest {
     pub(super) fn new(job: &Job, events: Option<Arc<dyn GuestEvents>>, command: bool) -> Guest {
-        let log = Arc::new(LogSink { events: events.clone(), left: AtomicUsize::new(LOG_BYTES), cut: AtomicBool::new(false) });
+        let log = Arc::new(LogSink {
+            events: events.clone(),
+            left: AtomicUsize::new(LOG_BYTES),
+            cut: AtomicBool::new(false),
+        });
         let stdout = OutputBuffer::new(job.limits.output_bytes.value);
-        let streams = [LineLog::new(log.clone(), "stdout"), LineLog::new(log.clone(), "stderr")];
+        let streams = [
+            LineLog::new(log.clone(), "stdout"),
+            LineLog::new(log.clone(), "stderr"),
+        ];
         let wasi = if command {
             wasi::context(job, true, stdout.clone(), streams[1].clone())
         } else {
@@ -95,7 +105,10 @@ impl Guest {
 
 impl WasiView for Guest {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+        WasiCtxView {
+            ctx: &mut self.wasi,
+            table: &mut self.table,
+        }
     }
 }
 
@@ -113,7 +126,9 @@ impl LogSink {
     }
 
     pub(super) fn line(&self, level: &'static str, source: &'static str, message: &str) {
-        let Some(events) = self.events.as_ref().filter(|_| !self.is_full()) else { return };
+        let Some(events) = self.events.as_ref().filter(|_| !self.is_full()) else {
+            return;
+        };
         // One guest runs on one thread at a time: no other writer comes between.
         let left = self.left.load(Ordering::Relaxed);
         if message.len() > left {
@@ -131,17 +146,22 @@ pub(super) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
     // Only types, but a component that uses them names the instance.
     linker.instance("wasmqtt:task/types@0.1.0")?;
     let mut host = linker.instance("wasmqtt:task/host@0.1.0")?;
-    host.func_wrap("log", |mut store: StoreContextMut<'_, Guest>, (level, message): (Level, String)| {
-        charge(&mut store, message.len())?;
-        store.data().log.line(word(level), "log", &message);
-        Ok(())
-    })?;
+    host.func_wrap(
+        "log",
+        |mut store: StoreContextMut<'_, Guest>, (level, message): (Level, String)| {
+            charge(&mut store, message.len())?;
+            store.data().log.line(word(level), "log", &message);
+            Ok(())
+        },
+    )?;
     host.func_wrap(
         "progress",
         |mut store: StoreContextMut<'_, Guest>, (done, total, message): (u64, u64, String)| {
             charge(&mut store, message.len())?;
             let guest = store.data_mut();
-            let due = guest.last_progress.is_none_or(|last| last.elapsed() >= PROGRESS_EVERY);
+            let due = guest
+                .last_progress
+                .is_none_or(|last| last.elapsed() >= PROGRESS_EVERY);
             if let Some(events) = guest.events.as_ref().filter(|_| due) {
                 let message: String = message.chars().take(256).collect();
                 events.progress(done, total, &message);
@@ -150,14 +170,24 @@ pub(super) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
             Ok(())
         },
     )?;
-    host.func_wrap("is-cancelled", |mut store: StoreContextMut<'_, Guest>, (): ()| {
-        charge(&mut store, 0)?;
-        Ok((store.data().events.as_ref().is_some_and(|events| events.is_cancelled()),))
-    })?;
-    host.func_wrap("fuel-remaining", |mut store: StoreContextMut<'_, Guest>, (): ()| {
-        charge(&mut store, 0)?;
-        Ok((store.get_fuel()?,))
-    })?;
+    host.func_wrap(
+        "is-cancelled",
+        |mut store: StoreContextMut<'_, Guest>, (): ()| {
+            charge(&mut store, 0)?;
+            Ok((store
+                .data()
+                .events
+                .as_ref()
+                .is_some_and(|events| events.is_cancelled()),))
+        },
+    )?;
+    host.func_wrap(
+        "fuel-remaining",
+        |mut store: StoreContextMut<'_, Guest>, (): ()| {
+            charge(&mut store, 0)?;
+            Ok((store.get_fuel()?,))
+        },
+    )?;
     Ok(())
 }
 

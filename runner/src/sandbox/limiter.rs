@@ -26,7 +26,11 @@ pub(super) struct Limiter {
 
 impl Limiter {
     pub(super) fn new(memory_limit: u64) -> Limiter {
-        Limiter { memory_limit, memory: 0, peak: 0 }
+        Limiter {
+            memory_limit,
+            memory: 0,
+            peak: 0,
+        }
     }
 
     /// The most bytes of linear memory at one time, summed over memories.
@@ -36,8 +40,16 @@ impl Limiter {
 }
 
 impl ResourceLimiter for Limiter {
-    fn memory_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
-        let wanted = self.memory.saturating_sub(current as u64).saturating_add(desired as u64);
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let wanted = self
+            .memory
+            .saturating_sub(current as u64)
+            .saturating_add(desired as u64);
         if wanted > self.memory_limit {
             // Not `Ok(false)`, with which the guest would decide what becomes of it: the task ends here, by
             // the name of what it ran into.
@@ -48,9 +60,17 @@ impl ResourceLimiter for Limiter {
         Ok(true)
     }
 
-    fn table_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+    fn table_growing(
+        &mut self,
+        _current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
         if desired > MAX_TABLE_ELEMENTS {
-            return Err(LimitHit::Table { wanted: desired as u64 }.into());
+            return Err(LimitHit::Table {
+                wanted: desired as u64,
+            }
+            .into());
         }
         Ok(true)
     }
@@ -63,10 +83,19 @@ mod tests {
     #[test]
     fn memory_is_summed_over_memories() {
         let mut limiter = Limiter::new(100);
-        assert!(limiter.memory_growing(0, 60, None).is_ok(), "the first memory");
+        assert!(
+            limiter.memory_growing(0, 60, None).is_ok(),
+            "the first memory"
+        );
         assert!(limiter.memory_growing(0, 30, None).is_ok(), "a second one");
-        assert!(limiter.memory_growing(60, 80, None).is_err(), "the first grows to 110 in all");
-        assert!(limiter.memory_growing(30, 40, None).is_ok(), "the second to 100 in all");
+        assert!(
+            limiter.memory_growing(60, 80, None).is_err(),
+            "the first grows to 110 in all"
+        );
+        assert!(
+            limiter.memory_growing(30, 40, None).is_ok(),
+            "the second to 100 in all"
+        );
         assert_eq!(limiter.peak_bytes(), 100);
     }
 }

@@ -22,10 +22,12 @@ pub(super) enum Shape {
 impl Prepared {
     /// Links a component. What it lacks or wants in excess is the module's fault: the error says what.
     pub fn new(engine: &Engine, component: &Component) -> Result<Prepared, TaskError> {
-        let invalid = |why: wasmtime::Error| TaskError::new(ErrorCode::ModuleInvalid, format!("{why:#}"));
-        let pre = engine.linker().instantiate_pre(component).map_err(|why| {
-            TaskError::new(ErrorCode::ImportDenied, format!("{why:#}"))
-        })?;
+        let invalid =
+            |why: wasmtime::Error| TaskError::new(ErrorCode::ModuleInvalid, format!("{why:#}"));
+        let pre = engine
+            .linker()
+            .instantiate_pre(component)
+            .map_err(|why| TaskError::new(ErrorCode::ImportDenied, format!("{why:#}")))?;
         let typed = component.get_export_index(None, "run").is_some();
         let shape = if typed {
             Shape::Typed(TaskPre::new(pre).map_err(invalid)?)

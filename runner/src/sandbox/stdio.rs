@@ -25,7 +25,10 @@ pub(super) struct OutputBuffer {
 
 impl OutputBuffer {
     pub(super) fn new(limit: u64) -> OutputBuffer {
-        OutputBuffer { bytes: Arc::default(), limit: usize::try_from(limit).unwrap_or(usize::MAX) }
+        OutputBuffer {
+            bytes: Arc::default(),
+            limit: usize::try_from(limit).unwrap_or(usize::MAX),
+        }
     }
 
     /// What was written.
@@ -44,14 +47,19 @@ pub(super) struct LineLog {
 
 impl LineLog {
     pub(super) fn new(sink: Arc<LogSink>, source: &'static str) -> LineLog {
-        LineLog { sink, source, line: Arc::default() }
+        LineLog {
+            sink,
+            source,
+            line: Arc::default(),
+        }
     }
 
     /// A last line that has no end.
     pub(super) fn finish(&self) {
         let rest = std::mem::take(&mut *self.line.lock().unwrap_or_else(PoisonError::into_inner));
         if !rest.is_empty() {
-            self.sink.line("info", self.source, &String::from_utf8_lossy(&rest));
+            self.sink
+                .line("info", self.source, &String::from_utf8_lossy(&rest));
         }
     }
 }
@@ -83,7 +91,8 @@ impl Sink for LineLog {
             // A line without an end is cut, so that it cannot grow for ever.
             if line.ends_with(b"\n") || line.len() > WRITE_BYTES {
                 let text = String::from_utf8_lossy(&line);
-                self.sink.line("info", self.source, text.trim_end_matches(['\n', '\r']));
+                self.sink
+                    .line("info", self.source, text.trim_end_matches(['\n', '\r']));
                 line.clear();
             }
         }
@@ -118,7 +127,9 @@ impl<S: Sink> Pollable for Stream<S> {
 
 impl<S: Sink> OutputStream for Stream<S> {
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
-        self.0.accept(&bytes).map_err(|hit| StreamError::Trap(hit.into()))
+        self.0
+            .accept(&bytes)
+            .map_err(|hit| StreamError::Trap(hit.into()))
     }
 
     fn flush(&mut self) -> StreamResult<()> {
@@ -131,8 +142,17 @@ impl<S: Sink> OutputStream for Stream<S> {
 }
 
 impl<S: Sink> AsyncWrite for Stream<S> {
-    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Poll::Ready(self.0.accept(bytes).map(|()| bytes.len()).map_err(io::Error::other))
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Poll::Ready(
+            self.0
+                .accept(bytes)
+                .map(|()| bytes.len())
+                .map_err(io::Error::other),
+        )
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -45,7 +45,10 @@ pub(super) fn context(job: &Job, command: bool, stdout: impl Sink, stderr: impl 
         }
         if !task.labels.is_empty() {
             let labels: std::collections::BTreeMap<_, _> = task.labels.iter().cloned().collect();
-            wasi.env("TASK_LABELS", serde_json::to_string(&labels).unwrap_or_default());
+            wasi.env(
+                "TASK_LABELS",
+                serde_json::to_string(&labels).unwrap_or_default(),
+            );
         }
     }
     wasi.build()
@@ -65,7 +68,11 @@ impl HostWallClock for CoarseWallClock {
     }
 
     fn now(&self) -> Duration {
-        coarse(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
+        coarse(
+            SystemTime::now()
+                .duration_since(SystemTime::UNIX_EPOCH)
+                .unwrap_or_default(),
+        )
     }
 }
 

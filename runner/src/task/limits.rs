@@ -72,20 +72,45 @@ pub struct LimitValues {
 impl RequestedLimits {
     /// What is in force: the task's value where it has one, else the default. A value above its ceiling,
     /// or zero, is refused by name, never clipped.
-    pub fn resolve(&self, defaults: &LimitValues, ceilings: &LimitValues) -> Result<Limits, String> {
+    pub fn resolve(
+        &self,
+        defaults: &LimitValues,
+        ceilings: &LimitValues,
+    ) -> Result<Limits, String> {
         let pick = |name, asked: Option<u64>, default: u64, ceiling: u64| match asked {
-            None => Ok(Limit { value: default, origin: Origin::Default }),
+            None => Ok(Limit {
+                value: default,
+                origin: Origin::Default,
+            }),
             Some(0) => Err(format!("`limits.{name}` must be at least 1, got 0")),
-            Some(value) if value > ceiling => {
-                Err(format!("`limits.{name}` may be at most {ceiling}, got {value}"))
-            }
-            Some(value) => Ok(Limit { value, origin: Origin::Task }),
+            Some(value) if value > ceiling => Err(format!(
+                "`limits.{name}` may be at most {ceiling}, got {value}"
+            )),
+            Some(value) => Ok(Limit {
+                value,
+                origin: Origin::Task,
+            }),
         };
         Ok(Limits {
             fuel: pick("fuel", self.fuel, defaults.fuel, ceilings.fuel)?,
-            memory_bytes: pick("memory_bytes", self.memory_bytes, defaults.memory_bytes, ceilings.memory_bytes)?,
-            timeout_ms: pick("timeout_ms", self.timeout_ms, defaults.timeout_ms, ceilings.timeout_ms)?,
-            output_bytes: pick("output_bytes", self.output_bytes, defaults.output_bytes, ceilings.output_bytes)?,
+            memory_bytes: pick(
+                "memory_bytes",
+                self.memory_bytes,
+                defaults.memory_bytes,
+                ceilings.memory_bytes,
+            )?,
+            timeout_ms: pick(
+                "timeout_ms",
+                self.timeout_ms,
+                defaults.timeout_ms,
+                ceilings.timeout_ms,
+            )?,
+            output_bytes: pick(
+                "output_bytes",
+                self.output_bytes,
+                defaults.output_bytes,
+                ceilings.output_bytes,
+            )?,
         })
     }
 }
@@ -94,23 +119,59 @@ impl RequestedLimits {
 mod tests {
     use super::*;
 
-    const DEFAULTS: LimitValues = LimitValues { fuel: 10, memory_bytes: 20, timeout_ms: 30, output_bytes: 40 };
-    const CEILINGS: LimitValues = LimitValues { fuel: 100, memory_bytes: 200, timeout_ms: 300, output_bytes: 400 };
+    const DEFAULTS: LimitValues = LimitValues {
+        fuel: 10,
+        memory_bytes: 20,
+        timeout_ms: 30,
+        output_bytes: 40,
+    };
+    const CEILINGS: LimitValues = LimitValues {
+        fuel: 100,
+        memory_bytes: 200,
+        timeout_ms: 300,
+        output_bytes: 400,
+    };
 
     #[test]
     fn the_task_wins_up_to_the_ceiling() {
-        let asked = RequestedLimits { fuel: Some(100), ..Default::default() };
-        let limits = asked.resolve(&DEFAULTS, &CEILINGS).expect("within the ceiling");
-        assert_eq!(limits.fuel, Limit { value: 100, origin: Origin::Task });
-        assert_eq!(limits.memory_bytes, Limit { value: 20, origin: Origin::Default });
+        let asked = RequestedLimits {
+            fuel: Some(100),
+            ..Default::default()
+        };
+        let limits = asked
+            .resolve(&DEFAULTS, &CEILINGS)
+            .expect("within the ceiling");
+        assert_eq!(
+            limits.fuel,
+            Limit {
+                value: 100,
+                origin: Origin::Task
+            }
+        );
+        assert_eq!(
+            limits.memory_bytes,
+            Limit {
+                value: 20,
+                origin: Origin::Default
+            }
+        );
     }
 
     #[test]
     fn beyond_the_ceiling_is_refused_not_clipped() {
-        let asked = RequestedLimits { timeout_ms: Some(301), ..Default::default() };
+        let asked = RequestedLimits {
+            timeout_ms: Some(301),
+            ..Default::default()
+        };
         let refused = asked.resolve(&DEFAULTS, &CEILINGS);
-        assert_eq!(refused, Err("`limits.timeout_ms` may be at most 300, got 301".to_owned()));
-        let asked = RequestedLimits { output_bytes: Some(0), ..Default::default() };
+        assert_eq!(
+            refused,
+            Err("`limits.timeout_ms` may be at most 300, got 301".to_owned())
+        );
+        let asked = RequestedLimits {
+            output_bytes: Some(0),
+            ..Default::default()
+        };
         assert!(asked.resolve(&DEFAULTS, &CEILINGS).is_err());
     }
 }

@@ -6,8 +6,8 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 
-use crate::task::{Digest, Reply, Shape, Task, TaskId};
 use crate::task::tenant::TenantId;
+use crate::task::{Digest, Reply, Shape, Task, TaskId};
 
 /// The terminal state of a task.
 #[derive(Debug, Clone, PartialEq)]
@@ -46,7 +46,13 @@ pub struct Outcome {
 
 impl Outcome {
     /// The outcome of a task that ends here, to be filled in with what the run left.
-    pub fn of(task: &Task, status: Status, error: Option<TaskError>, runner: &str, now: SystemTime) -> Outcome {
+    pub fn of(
+        task: &Task,
+        status: Status,
+        error: Option<TaskError>,
+        runner: &str,
+        now: SystemTime,
+    ) -> Outcome {
         Outcome {
             id: task.id.clone(),
             tenant: task.tenant.clone(),
@@ -94,6 +100,16 @@ pub enum Status {
 }
 
 impl Status {
+    /// All of them.
+    pub const ALL: &[Status] = &[
+        Status::Succeeded,
+        Status::Failed,
+        Status::TimedOut,
+        Status::Rejected,
+        Status::Canceled,
+        Status::Expired,
+    ];
+
     /// The word on the wire.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -140,7 +156,12 @@ pub enum GuestRetry {
 impl TaskError {
     /// An error without a backtrace.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> TaskError {
-        TaskError { code, message: message.into(), backtrace: Vec::new(), retry: None }
+        TaskError {
+            code,
+            message: message.into(),
+            backtrace: Vec::new(),
+            retry: None,
+        }
     }
 
     /// The status of a task that ends with this error.
@@ -263,6 +284,9 @@ pub enum CacheHit {
 }
 
 impl CacheHit {
+    /// All of them.
+    pub const ALL: &[CacheHit] = &[CacheHit::Memory, CacheHit::Disk, CacheHit::Compiled];
+
     /// The word on the wire.
     pub fn as_str(self) -> &'static str {
         match self {

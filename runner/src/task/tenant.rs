@@ -14,12 +14,18 @@ impl TenantId {
 
     /// Checks a tenant's name.
     pub fn parse(text: &str) -> Result<TenantId, String> {
-        let head = text.bytes().next().is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+        let head = text
+            .bytes()
+            .next()
+            .is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
         let all = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-';
         if head && text.len() <= 64 && text.bytes().all(all) {
             return Ok(TenantId(text.to_owned()));
         }
-        Err(format!("a tenant is [a-z0-9][a-z0-9_-]{{0,63}}, got {}", quoted(text)))
+        Err(format!(
+            "a tenant is [a-z0-9][a-z0-9_-]{{0,63}}, got {}",
+            quoted(text)
+        ))
     }
 
     /// Whether it is the tenant of the bare topic names.

@@ -22,7 +22,11 @@ impl<'a> Object<'a> {
     pub(super) fn parse(bytes: &'a [u8]) -> Option<Object<'a>> {
         // A cheap look first: raw input for a default module need not be read to its end.
         let start = bytes.iter().find(|b| !b.is_ascii_whitespace())?;
-        if *start != b'{' { None } else { serde_json::from_slice(bytes).ok() }
+        if *start != b'{' {
+            None
+        } else {
+            serde_json::from_slice(bytes).ok()
+        }
     }
 
     pub(super) fn has(&self, name: &str) -> bool {
@@ -30,14 +34,19 @@ impl<'a> Object<'a> {
     }
 
     pub(super) fn fields(&self) -> impl Iterator<Item = (&str, Value<'a>)> {
-        self.0.iter().map(|(name, raw)| (name.as_ref(), Value::Json(raw)))
+        self.0
+            .iter()
+            .map(|(name, raw)| (name.as_ref(), Value::Json(raw)))
     }
 
     /// The first name that appears more than once.
     pub(super) fn duplicate(&self) -> Option<&str> {
         let mut names: Vec<&str> = self.0.iter().map(|(name, _)| name.as_ref()).collect();
         names.sort_unstable();
-        names.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0])
+        names
+            .windows(2)
+            .find(|pair| pair[0] == pair[1])
+            .map(|pair| pair[0])
     }
 }
 
@@ -141,7 +150,11 @@ impl<'a> Value<'a> {
     }
 
     pub(super) fn time(&self, name: &str) -> Result<SystemTime, String> {
-        match self.string(name).ok().and_then(|text| text.parse::<jiff::Timestamp>().ok()) {
+        match self
+            .string(name)
+            .ok()
+            .and_then(|text| text.parse::<jiff::Timestamp>().ok())
+        {
             Some(time) => Ok(time.into()),
             None => self.wrong(name, "an RFC 3339 time such as \"2026-01-31T12:00:00Z\""),
         }
@@ -156,7 +169,10 @@ impl<'a> Value<'a> {
             return self.wrong(name, "an object");
         };
         match object.duplicate() {
-            Some(field) => Err(format!("field `{}` appears twice in `{name}`", field.escape_default())),
+            Some(field) => Err(format!(
+                "field `{}` appears twice in `{name}`",
+                field.escape_default()
+            )),
             None => Ok(object),
         }
     }
@@ -189,7 +205,14 @@ impl<'a> Value<'a> {
 pub(super) fn unknown(what: &str, name: &str, known: &[&str]) -> String {
     let shown: String = name.chars().take(64).collect();
     match crate::suggest::closest(name, known) {
-        Some(close) => format!("unknown {what} `{}`, did you mean `{close}`?", shown.escape_default()),
-        None => format!("unknown {what} `{}`, expected one of {}", shown.escape_default(), known.join(", ")),
+        Some(close) => format!(
+            "unknown {what} `{}`, did you mean `{close}`?",
+            shown.escape_default()
+        ),
+        None => format!(
+            "unknown {what} `{}`, expected one of {}",
+            shown.escape_default(),
+            known.join(", ")
+        ),
     }
 }

@@ -1,0 +1,116 @@
+//! The command line: parse, set up logging, dispatch, exit code. A file per subcommand.
+
+mod args;
+mod bench;
+mod check;
+mod demo;
+mod inspect;
+mod push;
+mod report;
+mod run;
+mod serve;
+mod submit;
+
+use std::io::IsTerminal as _;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use crate::broker;
+
+/// It worked; for `run` and `submit`: the task succeeded.
+pub const OK: u8 = 0;
+/// It failed: the message on stderr says why.
+pub const FAILED: u8 = 1;
+/// The arguments are wrong.
+pub const USAGE: u8 = 2;
+/// The task ended otherwise than `succeeded`.
+pub const TASK_FAILED: u8 = 3;
+/// No outcome came in time.
+pub const NO_OUTCOME: u8 = 4;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  it worked; for `run` and `submit`: the task succeeded
+  1  it failed: the message on stderr says why
+  2  the arguments are wrong
+  3  `run`, `submit`: the task ended otherwise than succeeded
+  4  `submit`: no outcome came in time
+
+Environment:
+  WASMQTT_CONFIG          a configuration file, as --config
+  WASMQTT_SECTION_KEY     any key of the configuration, such as WASMQTT_RUNNER_CONCURRENCY
+  WASMQTT_LOG             what to log, such as `debug` or `wasmqtt::mqtt=debug`";
+
+/// Run anybody's code, from a message: a WebAssembly task runner over MQTT.
+///
+/// Somebody publishes a task on `task_queue`: the name of a WASM module and its input. A runner runs the
+/// module once in a fresh sandbox, limited in fuel, memory and time, and publishes the outcome on
+/// `task_completed`.
+#[derive(Debug, Parser)]
+#[command(name = "wasmqtt", version, after_help = EXIT_CODES, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Demo(demo::Demo),
+    Serve(Box<serve::Serve>),
+    Submit(Box<submit::Submit>),
+    Push(push::Push),
+    Run(run::Run),
+    Inspect(inspect::Inspect),
+    Bench(bench::Bench),
+    Check(check::Check),
+}
+
+/// Parses the arguments and runs the command.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    log_to_stderr(matches!(cli.command, Command::Serve(_)));
+    let done = match cli.command {
+        Command::Demo(command) => command.run(),
+        Command::Serve(command) => command.run(),
+        Command::Submit(command) => command.run(),
+        Command::Push(command) => command.run(),
+        Command::Run(command) => command.run(),
+        Command::Inspect(command) => command.run(),
+        Command::Bench(command) => command.run(),
+        Command::Check(command) => command.run(),
+    };
+    match done {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+fn log_to_stderr(serving: bool) {
+    let default = if serving { "info" } else { "warn" };
+    let wanted = std::env::var("WASMQTT_LOG")
+        .unwrap_or_else(|_| format!("{default},{}", broker::LOG_FILTER));
+    let filter = EnvFilter::try_new(&wanted).unwrap_or_else(|error| {
+        eprintln!("warning: WASMQTT_LOG {wanted:?} is not a filter ({error}), using {default:?}");
+        EnvFilter::new(default)
+    });
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+}
+
+/// A runtime for the network. One thread: what a runner does there is small, and hops between threads cost
+/// more than they win; guests and the embedded broker have threads of their own.
+fn network_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("network")
+        .enable_all()
+        .build()?)
+}

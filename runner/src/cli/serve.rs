@@ -1,0 +1,156 @@
+//! `wasmqtt serve`: the runner.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::info;
+
+use crate::broker::{self, Broker};
+use crate::cli::args::Connection;
+use crate::cli::{OK, network_runtime};
+use crate::config::Config;
+use crate::runner::Runner;
+
+/// Run tasks from a broker
+///
+/// Takes tasks from `task_queue` (and `tenants/+/task_queue`) in a shared subscription, runs each once in a
+/// fresh sandbox, and publishes the outcomes. SIGTERM and Ctrl-C drain: nothing more is taken, what runs may
+/// finish, the rest goes back to the broker.
+///
+/// Example: wasmqtt serve --broker mqtt://127.0.0.1:1883 --modules ./modules
+#[derive(Debug, Args)]
+pub(super) struct Serve {
+    #[command(flatten)]
+    connection: Connection,
+    /// Start a broker in this process, instead of connecting to one
+    #[arg(long, value_name = "ADDR", num_args = 0..=1, default_missing_value = "127.0.0.1:1883", conflicts_with = "broker")]
+    embedded_broker: Option<SocketAddr>,
+    /// A folder of modules, NAME.wasm, for every tenant
+    #[arg(long, value_name = "DIR")]
+    modules: Option<PathBuf>,
+    /// Guests at one time [default: 16 a core]
+    #[arg(long, value_name = "N")]
+    concurrency: Option<usize>,
+    /// The group of runners that share the queue [default: runners]
+    #[arg(long, value_name = "NAME")]
+    group: Option<String>,
+    /// This runner's name, stable over restarts and its own in the group [default: the host's name]
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// The module of the default tenant's plain messages
+    #[arg(long, value_name = "MODULE")]
+    default_module: Option<String>,
+}
+
+impl Serve {
+    pub(super) fn run(self) -> Result<u8> {
+        let mut config = self.connection.load(&[
+            (
+                "broker.embedded",
+                self.embedded_broker.map(|_| "true".to_owned()),
+            ),
+            (
+                "broker.address",
+                self.embedded_broker.map(|address| address.to_string()),
+            ),
+            (
+                "modules.directory",
+                self.modules.as_ref().map(|path| path.display().to_string()),
+            ),
+            (
+                "runner.concurrency",
+                self.concurrency.map(|n| n.to_string()),
+            ),
+            ("mqtt.group", self.group.clone()),
+            ("runner.name", self.name.clone()),
+        ])?;
+        if let Some(module) = self.default_module {
+            config
+                .tenants
+                .entry("default".to_owned())
+                .or_default()
+                .default_module = Some(module);
+            config.validate()?;
+        }
+        network_runtime()?.block_on(serve(config))?;
+        Ok(OK)
+    }
+}
+
+async fn serve(mut config: Config) -> Result<()> {
+    let shutdown = Shutdown::listen()?;
+    let broker = start_broker(&mut config).await?;
+    let runner = Runner::start(&config);
+    tokio::pin!(shutdown);
+    let runner = tokio::select! {
+        runner = runner => Some(runner?),
+        () = shutdown.asked() => None,
+    };
+    if let Some(runner) = runner {
+        info!(
+            runner = config.runner.name,
+            broker = config.mqtt.url,
+            group = config.mqtt.group,
+            concurrency = config.runner.concurrency,
+            "ready"
+        );
+        runner.run(shutdown.asked()).await?;
+    }
+    if let Some(broker) = broker {
+        broker.stop().await;
+    }
+    Ok(())
+}
+
+/// Starts the embedded broker if it is configured, and points the configuration at it.
+async fn start_broker(config: &mut Config) -> Result<Option<Broker>> {
+    if !config.broker.embedded {
+        return Ok(None);
+    }
+    let settings = broker::Settings {
+        address: config.broker.address,
+        max_packet_bytes: config.mqtt.max_packet_bytes,
+        park: config
+            .topics()?
+            .queue_filters("x")
+            .iter()
+            .filter_map(|f| f.splitn(3, '/').nth(2))
+            .map(str::to_owned)
+            .collect(),
+        ..broker::Settings::default()
+    };
+    let broker = Broker::start(settings)
+        .await
+        .context("failed to start the embedded broker")?;
+    config.mqtt.url = broker.url();
+    // What a runner holds goes to another as soon as it is lost: this broker sees to that.
+    config.mqtt.session_expiry_s = 0;
+    info!(address = %broker.address(), "embedded broker listens");
+    Ok(Some(broker))
+}
+
+/// SIGTERM and SIGINT.
+struct Shutdown {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Shutdown {
+    fn listen() -> Result<Shutdown> {
+        let listen = |kind| signal(kind).context("failed to listen for signals");
+        Ok(Shutdown {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn asked(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

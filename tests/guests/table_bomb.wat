@@ -1,0 +1,17 @@
+;; Grows a table by 65,536 elements (512 KiB on the host) at a time, until it gets no more: memory that no
+;; limit on memories sees.
+(module
+  (table $table 1 funcref)
+  (memory (export "memory") 1)
+  (global $free (mut i32) (i32.const 64))
+  (func (export "cabi_realloc") (param i32 i32 i32) (param $size i32) (result i32)
+    (global.get $free)
+    (global.set $free
+      (i32.and (i32.add (i32.add (global.get $free) (local.get $size)) (i32.const 7)) (i32.const -8))))
+
+  (func (export "run")
+    (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i64 i32 i32 i32 i32) (result i32)
+    (loop $more
+      (br_if $more
+        (i32.ne (table.grow $table (ref.null func) (i32.const 65536)) (i32.const -1))))
+    (unreachable)))

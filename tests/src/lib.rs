@@ -1,0 +1,67 @@
+//! The guests that the tests run, built from source by `build.rs`. What each one does is in `guests/README.md`.
+
+/// The components. Each constant is named like the test that runs it.
+pub mod guests {
+    macro_rules! guest {
+        ($name:literal) => {
+            include_bytes!(concat!(env!("OUT_DIR"), "/", $name, ".wasm"))
+        };
+    }
+
+    /// Allocates and touches as many bytes as the decimal number in the input says; answers `done`.
+    pub const ALLOC: &[u8] = guest!("alloc");
+
+    /// Burns about as many units of fuel as the decimal number in the input says; answers `done`.
+    pub const BURN: &[u8] = guest!("burn");
+
+    /// Divides by zero.
+    pub const DIVIDE_BY_ZERO: &[u8] = guest!("divide_by_zero");
+
+    /// Answers its input, with its media type: the no-op.
+    pub const ECHO: &[u8] = guest!("echo");
+
+    /// Loops for ever.
+    pub const ENDLESS_LOOP: &[u8] = guest!("endless_loop");
+
+    /// Calls itself for ever.
+    pub const ENDLESS_RECURSION: &[u8] = guest!("endless_recursion");
+
+    /// A command that exits with code 3.
+    pub const EXIT_CODE: &[u8] = guest!("exit_code");
+
+    /// Ends in the error that the input names: `reject`, `retry` (after 250 ms) or `failed`.
+    pub const GUEST_ERROR: &[u8] = guest!("guest_error");
+
+    /// Answers with 16 MiB of zeroes.
+    pub const HUGE_OUTPUT: &[u8] = guest!("huge_output");
+
+    /// Logs lines of 1 KiB for ever.
+    pub const LOG_FLOOD: &[u8] = guest!("log_flood");
+
+    /// Grows sixteen memories by 16 MiB each; succeeds with no bytes if it may.
+    pub const MANY_MEMORIES: &[u8] = guest!("many_memories");
+
+    /// Grows its memory until it gets no more, then traps.
+    pub const MEMORY_BOMB: &[u8] = guest!("memory_bomb");
+
+    /// A Rust panic with the input as its message.
+    pub const PANIC: &[u8] = guest!("panic");
+
+    /// A command that reaches for files, sockets, names and the environment, and prints what it got.
+    pub const READS_FILES: &[u8] = guest!("reads_files");
+
+    /// A command that sleeps for an hour in the host.
+    pub const SLEEPING_HOST_CALL: &[u8] = guest!("sleeping_host_call");
+
+    /// A command that writes to stdout for ever.
+    pub const STDOUT_FLOOD: &[u8] = guest!("stdout_flood");
+
+    /// Grows a table until it gets no more, then traps.
+    pub const TABLE_BOMB: &[u8] = guest!("table_bomb");
+
+    /// Traps at once (`unreachable`).
+    pub const TRAP: &[u8] = guest!("trap");
+
+    /// Imports `wasi:http/outgoing-handler@0.2.0`.
+    pub const WANTS_HTTP: &[u8] = guest!("wants_http");
+}
