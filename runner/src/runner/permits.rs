@@ -132,10 +132,8 @@ mod tests {
         let third = permits.acquire(&tenant, 0, 40).await.expect("a permit");
         assert_eq!(permits.lock().free_slots, 0);
         drop((second, third));
-        assert_eq!(
-            (permits.lock().free_slots, permits.lock().free_memory),
-            (2, 100)
-        );
+        let state = permits.lock();
+        assert_eq!((state.free_slots, state.free_memory), (2, 100));
     }
 
     #[tokio::test]
