@@ -3,18 +3,20 @@
 //! Every key is documented in `examples/wasmqtt.toml`.
 
 mod layers;
+pub mod sections;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 pub use crate::config::layers::load;
+use crate::config::sections::{
+    Ceilings, DefaultLimits, EmbeddedBroker, Modules, Mqtt, Runner, Tenant,
+};
 use crate::envelope::topics::Topics;
-use crate::mqtt::settings::{AckOrder, Address, Tls};
+use crate::mqtt::settings::{Address, Tls};
 use crate::sandbox::engine::MAX_GUESTS;
 use crate::task::ModuleRef;
 use crate::task::limits::LimitValues;
@@ -38,195 +40,6 @@ pub struct Config {
     pub ceilings: Ceilings,
     /// What is particular to a tenant, by its name.
     pub tenants: BTreeMap<String, Tenant>,
-}
-
-/// `[mqtt]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Mqtt {
-    /// `mqtt://`, `mqtts://`, `ws://` or `unix://`.
-    pub url: String,
-    /// The group of runners that share the queue.
-    pub group: String,
-    /// In front of every topic name.
-    pub topic_root: String,
-    /// For the broker's authentication.
-    pub username: Option<String>,
-    /// For the broker's authentication.
-    pub password: Option<String>,
-    /// A file whose first line is the password.
-    pub password_file: Option<PathBuf>,
-    /// PEM: the authorities to trust.
-    pub ca_file: Option<PathBuf>,
-    /// PEM: the client certificate.
-    pub cert_file: Option<PathBuf>,
-    /// PEM: its key.
-    pub key_file: Option<PathBuf>,
-    /// Seconds.
-    pub keep_alive_s: u64,
-    /// Seconds for which the broker keeps this runner's session.
-    pub session_expiry_s: u64,
-    /// `completion` or `arrival`.
-    pub ack_order: AckOrder,
-    /// The largest packet to accept, modules included.
-    pub max_packet_bytes: u32,
-}
-
-impl Default for Mqtt {
-    fn default() -> Self {
-        Mqtt {
-            url: "mqtt://127.0.0.1:1883".to_owned(),
-            group: "runners".to_owned(),
-            topic_root: String::new(),
-            username: None,
-            password: None,
-            password_file: None,
-            ca_file: None,
-            cert_file: None,
-            key_file: None,
-            keep_alive_s: 30,
-            session_expiry_s: 4 * 3600,
-            ack_order: AckOrder::Completion,
-            max_packet_bytes: 64 << 20,
-        }
-    }
-}
-
-/// `[broker]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct EmbeddedBroker {
-    /// Whether to start it, instead of connecting to `mqtt.url`.
-    pub embedded: bool,
-    /// Where it listens.
-    pub address: SocketAddr,
-}
-
-impl Default for EmbeddedBroker {
-    fn default() -> Self {
-        EmbeddedBroker {
-            embedded: false,
-            address: SocketAddr::from(([127, 0, 0, 1], 1883)),
-        }
-    }
-}
-
-/// `[runner]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Runner {
-    /// This runner's name, stable over restarts.
-    pub name: String,
-    /// Guests at one time.
-    pub concurrency: usize,
-    /// The sum of the memory limits of guests at one time.
-    pub memory_budget_bytes: u64,
-    /// Tasks taken from the broker and not yet answered. 0: as many as `concurrency`, at least 20.
-    pub prefetch: u16,
-    /// Tasks that may wait inside the runner when they came at QoS 0, which no window holds back.
-    pub backlog: usize,
-    /// Seconds for running tasks to finish after SIGTERM.
-    pub drain_s: u64,
-}
-
-impl Default for Runner {
-    fn default() -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
-        Runner {
-            name: hostname(),
-            concurrency: 16 * cores,
-            memory_budget_bytes: half_of_memory(),
-            prefetch: 0,
-            backlog: 10_000,
-            drain_s: 30,
-        }
-    }
-}
-
-/// `[modules]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Modules {
-    /// A folder of `NAME.wasm`.
-    pub directory: Option<PathBuf>,
-    /// Whether modules may be published on `modules/{name}`.
-    pub published: bool,
-    /// How long to wait for a module that may not be there.
-    pub lookup_ms: u64,
-    /// Compiled modules on disk; none when absent.
-    pub cache_directory: Option<PathBuf>,
-    /// Compiled modules in memory.
-    pub cached: u64,
-}
-
-impl Default for Modules {
-    fn default() -> Self {
-        Modules {
-            directory: None,
-            published: true,
-            lookup_ms: 500,
-            cache_directory: cache_directory(),
-            cached: 1_000,
-        }
-    }
-}
-
-/// `[limits]`
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct DefaultLimits {
-    /// Units of wasmtime's fuel.
-    pub fuel: u64,
-    /// Bytes, summed over memories.
-    pub memory_bytes: u64,
-    /// Milliseconds.
-    pub timeout_ms: u64,
-    /// Bytes.
-    pub output_bytes: u64,
-}
-
-impl Default for DefaultLimits {
-    fn default() -> Self {
-        DefaultLimits {
-            fuel: 1_000_000_000,
-            memory_bytes: 64 << 20,
-            timeout_ms: 10_000,
-            output_bytes: 1 << 20,
-        }
-    }
-}
-
-/// `[ceilings]`
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Ceilings {
-    /// Units of wasmtime's fuel.
-    pub fuel: u64,
-    /// Bytes, summed over memories.
-    pub memory_bytes: u64,
-    /// Milliseconds.
-    pub timeout_ms: u64,
-    /// Bytes.
-    pub output_bytes: u64,
-}
-
-impl Default for Ceilings {
-    fn default() -> Self {
-        Ceilings {
-            fuel: 100_000_000_000,
-            memory_bytes: 256 << 20,
-            timeout_ms: 300_000,
-            output_bytes: 16 << 20,
-        }
-    }
-}
-
-/// `[tenants.NAME]`
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Tenant {
-    /// The module of plain messages.
-    pub default_module: Option<String>,
 }
 
 impl Config {
@@ -417,37 +230,6 @@ impl Config {
         }
         shown
     }
-}
-
-fn hostname() -> String {
-    let name = rustix::system::uname()
-        .nodename()
-        .to_string_lossy()
-        .into_owned();
-    let clean: String = name
-        .chars()
-        .filter(|c| c.is_ascii_alphanumeric() || "-_.".contains(*c))
-        .take(100)
-        .collect();
-    if clean.is_empty() {
-        "runner".to_owned()
-    } else {
-        clean
-    }
-}
-
-/// Half of the machine's memory; the other half is for compiling, buffers and whatever else runs.
-fn half_of_memory() -> u64 {
-    let info = rustix::system::sysinfo();
-    info.totalram.saturating_mul(info.mem_unit.into()) / 2
-}
-
-fn cache_directory() -> Option<PathBuf> {
-    let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-    let base =
-        base.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")));
-    base.filter(|base| base.is_absolute())
-        .map(|base| base.join("wasmqtt"))
 }
 
 #[cfg(test)]

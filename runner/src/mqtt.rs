@@ -14,6 +14,8 @@ mod connection;
 mod link;
 mod outbox;
 
+use std::sync::Arc;
+
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::envelope::{Inbound, Message};
@@ -103,7 +105,10 @@ pub enum Published {
 }
 
 enum Command {
-    Publish(Message, oneshot::Sender<Result<Published, PublishError>>),
+    Publish(
+        Arc<Message>,
+        oneshot::Sender<Result<Published, PublishError>>,
+    ),
     Ack(AckToken),
     Subscribe(String, oneshot::Sender<Result<(), String>>),
     Unsubscribe(String),
@@ -131,13 +136,13 @@ pub fn connect(settings: Settings) -> (Deliveries, Publisher) {
 impl Publisher {
     /// Publishes a message; resolves when the broker has acknowledged it (QoS 1) or it is on the wire
     /// (QoS 0), however many connections that takes. The message is queued before this returns.
-    pub fn publish(
+    pub fn publish<M: Into<Arc<Message>>>(
         &self,
-        message: Message,
-    ) -> impl Future<Output = Result<Published, PublishError>> + Send + use<> {
+        message: M,
+    ) -> impl Future<Output = Result<Published, PublishError>> + Send + use<M> {
         let (done, answer) = oneshot::channel();
         // A session that is gone drops `done`, which the answer below reports.
-        let _ = self.commands.send(Command::Publish(message, done));
+        let _ = self.commands.send(Command::Publish(message.into(), done));
         async move { answer.await.unwrap_or(Err(PublishError::Closed)) }
     }
 

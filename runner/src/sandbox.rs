@@ -5,10 +5,12 @@
 
 pub mod engine;
 pub mod host;
+pub mod log;
 pub mod prepared;
 
 mod classify;
 mod cpu;
+mod guest;
 mod limiter;
 mod stdio;
 mod wasi;
@@ -22,7 +24,8 @@ use wasmtime::Store;
 use crate::sandbox::classify::Failure;
 use crate::sandbox::cpu::CpuTimed;
 use crate::sandbox::engine::Engine;
-use crate::sandbox::host::{Guest, GuestEvents};
+use crate::sandbox::guest::Guest;
+use crate::sandbox::log::GuestEvents;
 use crate::sandbox::prepared::{Prepared, Shape};
 use crate::task::limits::Limits;
 use crate::task::outcome::{ErrorCode, Output, TaskError, Usage};
@@ -142,8 +145,8 @@ pub async fn execute(
     let started_at = SystemTime::now();
     let started = Instant::now();
     let limits = job.limits;
-    let mut guest = Guest::new(&job, events, matches!(module.shape, Shape::Command(_)));
-    let output = guest.take_stdout();
+    let guest = Guest::new(&job, events, matches!(module.shape, Shape::Command(_)));
+    let output = guest.stdout();
     let mut store = Store::new(engine.wasmtime(), guest);
     let prepared = prepare_store(&mut store, &limits);
 

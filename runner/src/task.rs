@@ -9,6 +9,7 @@ pub mod tenant;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -88,7 +89,7 @@ pub struct RetryPolicy {
 
 /// A task's id: 1 to 64 characters of `[A-Za-z0-9_-]`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct TaskId(String);
+pub struct TaskId(Arc<str>);
 
 impl TaskId {
     /// The longest id, in characters.
@@ -102,7 +103,7 @@ impl TaskId {
                 .bytes()
                 .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
         {
-            return Ok(TaskId(text.to_owned()));
+            return Ok(TaskId(text.into()));
         }
         Err(format!(
             "`id` must be 1 to {} characters of [A-Za-z0-9_-], got {}",
@@ -113,7 +114,7 @@ impl TaskId {
 
     /// A new UUIDv7, for a task that came without an id.
     pub fn generate() -> TaskId {
-        TaskId(uuid::Uuid::now_v7().to_string())
+        TaskId(uuid::Uuid::now_v7().to_string().into())
     }
 
     /// The id as text.

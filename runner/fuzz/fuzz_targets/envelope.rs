@@ -17,7 +17,7 @@ use bytes::Bytes;
 use envelope::topics::Topics;
 use envelope::{Inbound, Properties, decode, encode};
 use libfuzzer_sys::fuzz_target;
-use task::outcome::{Outcome, Usage};
+use task::outcome::Outcome;
 
 fuzz_target!(|data: &[u8]| {
     let Some((&shape, rest)) = data.split_first() else { return };
@@ -49,23 +49,7 @@ fuzz_target!(|data: &[u8]| {
         Err(bytes) => {
             assert!(!bytes.error.message.is_empty(), "an error says what is wrong");
             assert!(bytes.error.message.len() < 4096, "and not at any length");
-            let outcome = Outcome {
-                id: bytes.id,
-                tenant: bytes.tenant,
-                status: bytes.error.status(),
-                module: bytes.module,
-                module_digest: None,
-                attempt: 0,
-                output: None,
-                error: Some(bytes.error),
-                usage: Usage::default(),
-                runner: "fuzz".to_owned(),
-                started_at: None,
-                finished_at: now,
-                labels: bytes.labels,
-                reply: bytes.reply,
-                shape: bytes.shape,
-            };
+            let outcome = bytes.into_outcome("fuzz", now);
             let _ = encode::outcome(&topics, &outcome);
         }
     }

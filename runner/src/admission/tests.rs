@@ -11,17 +11,37 @@ fn now() -> SystemTime {
 fn policy() -> Policy {
     Policy {
         topics: Topics::default(),
-        limits: LimitValues { fuel: 10, memory_bytes: 10, timeout_ms: 10, output_bytes: 10 },
-        ceilings: LimitValues { fuel: 100, memory_bytes: 100, timeout_ms: 100, output_bytes: 100 },
+        limits: LimitValues {
+            fuel: 10,
+            memory_bytes: 10,
+            timeout_ms: 10,
+            output_bytes: 10,
+        },
+        ceilings: LimitValues {
+            fuel: 100,
+            memory_bytes: 100,
+            timeout_ms: 100,
+            output_bytes: 100,
+        },
     }
 }
 
 fn verdict(topic: &str, json: &str) -> Result<u64, (Status, ErrorCode, String)> {
-    let inbound = Inbound { topic: topic.to_owned(), payload: json.to_owned().into(), properties: Default::default() };
+    let inbound = Inbound {
+        topic: topic.to_owned(),
+        payload: json.to_owned().into(),
+        properties: Default::default(),
+    };
     let task = decode::decode(&Topics::default(), &inbound, |_| None, now()).expect("a task");
     admit(&task, &policy(), now())
         .map(|limits| limits.fuel.value)
-        .map_err(|rejection| (rejection.status, rejection.error.code, rejection.error.message))
+        .map_err(|rejection| {
+            (
+                rejection.status,
+                rejection.error.code,
+                rejection.error.message,
+            )
+        })
 }
 
 #[test]
@@ -29,17 +49,54 @@ fn verdicts() {
     let accepted = |json| assert!(verdict("task_queue", json).is_ok(), "{json}");
     accepted(r#"{"module":"m"}"#);
     accepted(r#"{"module":"m","limits":{"fuel":100}}"#);
-    accepted(r#"{"module":"m","expires_at":"2026-01-01T00:00:01Z","not_before":"2026-01-01T00:00:00Z"}"#);
+    accepted(
+        r#"{"module":"m","expires_at":"2026-01-01T00:00:01Z","not_before":"2026-01-01T00:00:00Z"}"#,
+    );
     accepted(r#"{"module":"m","retry":{"max_attempts":1}}"#);
     accepted(r#"{"module":"m","reply_to":"replies/1"}"#);
     for (topic, json, status, code) in [
-        ("task_queue", r#"{"module":"m","limits":{"fuel":101}}"#, Status::Rejected, ErrorCode::LimitDenied),
-        ("task_queue", r#"{"module":"m","expires_at":"2026-01-01T00:00:00Z"}"#, Status::Expired, ErrorCode::DeadlineExceeded),
-        ("task_queue", r#"{"module":"m","not_before":"2026-01-01T00:00:01Z"}"#, Status::Rejected, ErrorCode::Unsupported),
-        ("task_queue", r#"{"module":"m","retry":{"max_attempts":2}}"#, Status::Rejected, ErrorCode::Unsupported),
-        ("task_queue", r#"{"module":"oci://r/m:1"}"#, Status::Rejected, ErrorCode::Unsupported),
-        ("task_queue", r#"{"module":"m","reply_to":"task_queue"}"#, Status::Rejected, ErrorCode::TenantDenied),
-        ("tenants/a/task_queue", r#"{"module":"m","reply_to":"replies/1"}"#, Status::Rejected, ErrorCode::TenantDenied),
+        (
+            "task_queue",
+            r#"{"module":"m","limits":{"fuel":101}}"#,
+            Status::Rejected,
+            ErrorCode::LimitDenied,
+        ),
+        (
+            "task_queue",
+            r#"{"module":"m","expires_at":"2026-01-01T00:00:00Z"}"#,
+            Status::Expired,
+            ErrorCode::DeadlineExceeded,
+        ),
+        (
+            "task_queue",
+            r#"{"module":"m","not_before":"2026-01-01T00:00:01Z"}"#,
+            Status::Rejected,
+            ErrorCode::Unsupported,
+        ),
+        (
+            "task_queue",
+            r#"{"module":"m","retry":{"max_attempts":2}}"#,
+            Status::Rejected,
+            ErrorCode::Unsupported,
+        ),
+        (
+            "task_queue",
+            r#"{"module":"oci://r/m:1"}"#,
+            Status::Rejected,
+            ErrorCode::Unsupported,
+        ),
+        (
+            "task_queue",
+            r#"{"module":"m","reply_to":"task_queue"}"#,
+            Status::Rejected,
+            ErrorCode::TenantDenied,
+        ),
+        (
+            "tenants/a/task_queue",
+            r#"{"module":"m","reply_to":"replies/1"}"#,
+            Status::Rejected,
+            ErrorCode::TenantDenied,
+        ),
     ] {
         let (got_status, got_code, message) = verdict(topic, json).expect_err("refused");
         assert_eq!((got_status, got_code), (status, code), "{json}: {message}");

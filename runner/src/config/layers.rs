@@ -91,13 +91,13 @@ fn key_of_variable(name: &str, known: &Value) -> Result<String> {
     if keys.contains(&key) {
         return Ok(key);
     }
-    let variables: Vec<String> = keys
-        .iter()
-        .map(|key| format!("{PREFIX}{}", key.replace('.', "_").to_uppercase()))
-        .collect();
-    let variables: Vec<&str> = variables.iter().map(String::as_str).collect();
-    match suggest::closest(name, &variables) {
-        Some(close) => bail!("unknown variable {name}, did you mean {close}?"),
+    // Without the prefix, which is alike in all of them.
+    let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+    match suggest::closest(&key, &keys) {
+        Some(close) => bail!(
+            "unknown variable {name}, did you mean {PREFIX}{}?",
+            close.replace('.', "_").to_uppercase()
+        ),
         None => bail!(
             "unknown variable {name}: a variable is {PREFIX}SECTION_KEY, as in {PREFIX}RUNNER_CONCURRENCY"
         ),

@@ -5,44 +5,91 @@ use super::*;
 fn load_from(file: &str, environment: &[(&str, &str)], flags: &[(&str, &str)]) -> Result<Config> {
     let mut path = tempfile::NamedTempFile::new().expect("a file");
     path.write_all(file.as_bytes()).expect("written");
-    let environment: Vec<(String, String)> =
-        environment.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
+    let environment: Vec<(String, String)> = environment
+        .iter()
+        .map(|(n, v)| ((*n).to_owned(), (*v).to_owned()))
+        .collect();
     let flags: Vec<(&str, String)> = flags.iter().map(|(n, v)| (*n, (*v).to_owned())).collect();
     load(Some(path.path()), environment.into_iter(), &flags)
 }
 
 fn refused(file: &str, environment: &[(&str, &str)]) -> String {
-    format!("{:#}", load_from(file, environment, &[]).expect_err("refused"))
+    format!(
+        "{:#}",
+        load_from(file, environment, &[]).expect_err("refused")
+    )
 }
 
 #[test]
 fn flags_over_environment_over_file_over_defaults() {
     let file = "[runner]\nconcurrency = 2\nbacklog = 5\ndrain_s = 6\n";
-    let environment = [("WASMQTT_RUNNER_CONCURRENCY", "3"), ("WASMQTT_RUNNER_BACKLOG", "7"), ("OTHER", "x")];
-    let config = load_from(file, &environment, &[("runner.concurrency", "4")]).expect("a configuration");
-    assert_eq!((config.runner.concurrency, config.runner.backlog, config.runner.drain_s), (4, 7, 6));
+    let environment = [
+        ("WASMQTT_RUNNER_CONCURRENCY", "3"),
+        ("WASMQTT_RUNNER_BACKLOG", "7"),
+        ("OTHER", "x"),
+    ];
+    let config =
+        load_from(file, &environment, &[("runner.concurrency", "4")]).expect("a configuration");
+    assert_eq!(
+        (
+            config.runner.concurrency,
+            config.runner.backlog,
+            config.runner.drain_s
+        ),
+        (4, 7, 6)
+    );
     assert_eq!(config.limits, DefaultLimits::default());
 }
 
 #[test]
 fn a_password_of_digits_stays_a_text() {
-    let config = load_from("", &[("WASMQTT_MQTT_USERNAME", "7"), ("WASMQTT_MQTT_PASSWORD", "0123")], &[]);
-    let credentials = config.and_then(|config| config.credentials()).expect("credentials");
+    let config = load_from(
+        "",
+        &[
+            ("WASMQTT_MQTT_USERNAME", "7"),
+            ("WASMQTT_MQTT_PASSWORD", "0123"),
+        ],
+        &[],
+    );
+    let credentials = config
+        .and_then(|config| config.credentials())
+        .expect("credentials");
     assert_eq!(credentials, Some(("7".to_owned(), "0123".to_owned())));
 }
 
 #[test]
 fn what_is_wrong_is_named() {
     for (file, expected) in [
-        ("[runner]\nconcurency = 1", "unknown key `concurency`, did you mean `concurrency`?"),
+        (
+            "[runner]\nconcurency = 1",
+            "unknown key `concurency`, did you mean `concurrency`?",
+        ),
         ("[runer]\n", "unknown key `runer`, did you mean `runner`?"),
-        ("[runner]\nconcurrency = 0", "`runner.concurrency` must be from 1 to 4000, got 0"),
-        ("[runner]\nconcurrency = \"many\"", "`runner.concurrency`: invalid type"),
-        ("[limits]\nfuel = 200_000_000_000", "`limits.fuel` must be from 1 to `ceilings.fuel` (100000000000), got 200000000000"),
-        ("[mqtt]\nurl = \"localhost\"", "failed to read `mqtt.url`: broker URL \"localhost\""),
-        ("[mqtt]\nack_order = \"random\"", "`mqtt.ack_order`: unknown variant `random`"),
+        (
+            "[runner]\nconcurrency = 0",
+            "`runner.concurrency` must be from 1 to 4000, got 0",
+        ),
+        (
+            "[runner]\nconcurrency = \"many\"",
+            "`runner.concurrency`: invalid type",
+        ),
+        (
+            "[limits]\nfuel = 200_000_000_000",
+            "`limits.fuel` must be from 1 to `ceilings.fuel` (100000000000), got 200000000000",
+        ),
+        (
+            "[mqtt]\nurl = \"localhost\"",
+            "failed to read `mqtt.url`: broker URL \"localhost\"",
+        ),
+        (
+            "[mqtt]\nack_order = \"random\"",
+            "`mqtt.ack_order`: unknown variant `random`",
+        ),
         ("[tenants.Bad]\n", "failed to read `tenants.Bad`"),
-        ("[tenants.a]\ndefault_modul = \"x\"", "unknown key `default_modul`"),
+        (
+            "[tenants.a]\ndefault_modul = \"x\"",
+            "unknown key `default_modul`",
+        ),
     ] {
         let message = refused(file, &[]);
         assert!(message.contains(expected), "{file:?}: {message}");
@@ -51,14 +98,21 @@ fn what_is_wrong_is_named() {
         refused("", &[("WASMQTT_RUNNER_CONCURENCY", "1")]),
         "unknown variable WASMQTT_RUNNER_CONCURENCY, did you mean WASMQTT_RUNNER_CONCURRENCY?"
     );
-    assert!(refused("", &[("WASMQTT_RUNNER_CONCURRENCY", "x")]).contains("`runner.concurrency` must be a number, got \"x\""));
+    assert!(
+        refused("", &[("WASMQTT_RUNNER_CONCURRENCY", "x")])
+            .contains("`runner.concurrency` must be a number, got \"x\"")
+    );
 }
 
 #[test]
 fn secrets_are_hidden() {
-    let config = load_from("[mqtt]\nusername = \"u\"\npassword = \"hunter2\"", &[], &[]).expect("a configuration");
+    let config = load_from("[mqtt]\nusername = \"u\"\npassword = \"hunter2\"", &[], &[])
+        .expect("a configuration");
     let shown = toml::to_string(&config.without_secrets()).expect("TOML");
-    assert!(!shown.contains("hunter2") && shown.contains("(hidden)"), "{shown}");
+    assert!(
+        !shown.contains("hunter2") && shown.contains("(hidden)"),
+        "{shown}"
+    );
 }
 
 /// `examples/wasmqtt.toml` documents every key, with its default: uncommented it is the default configuration.
@@ -68,22 +122,43 @@ fn the_example_documents_every_key() {
     let text = std::fs::read_to_string(path).expect("the example");
     let values: String = text
         .lines()
-        .filter(|line| line.starts_with('[') || line.starts_with('#') && line.contains(" = ") && !line.starts_with("# "))
+        .filter(|line| {
+            line.starts_with('[')
+                || line.starts_with('#') && line.contains(" = ") && !line.starts_with("# ")
+        })
         .map(|line| format!("{}\n", line.trim_start_matches('#')))
         .collect();
     let documented: toml::Table = values.parse().expect("TOML");
     let documented = serde_json::to_value(documented).expect("values");
     let defaults = serde_json::to_value(Config::default()).expect("values");
-    for (section, keys) in defaults.as_object().expect("sections").iter().filter(|(name, _)| *name != "tenants") {
+    for (section, keys) in defaults
+        .as_object()
+        .expect("sections")
+        .iter()
+        .filter(|(name, _)| *name != "tenants")
+    {
         for key in keys.as_object().expect("keys").keys() {
-            assert!(documented[section].get(key).is_some(), "`{section}.{key}` is not in examples/wasmqtt.toml");
+            assert!(
+                documented[section].get(key).is_some(),
+                "`{section}.{key}` is not in examples/wasmqtt.toml"
+            );
         }
     }
     let read: Config = serde_json::from_value(documented).expect("every documented key exists");
-    assert_eq!((read.limits, read.ceilings), (DefaultLimits::default(), Ceilings::default()));
-    assert_eq!((read.mqtt.group, read.mqtt.keep_alive_s, read.mqtt.session_expiry_s), {
-        let mqtt = Mqtt::default();
-        (mqtt.group, mqtt.keep_alive_s, mqtt.session_expiry_s)
-    });
+    assert_eq!(
+        (read.limits, read.ceilings),
+        (DefaultLimits::default(), Ceilings::default())
+    );
+    assert_eq!(
+        (
+            read.mqtt.group,
+            read.mqtt.keep_alive_s,
+            read.mqtt.session_expiry_s
+        ),
+        {
+            let mqtt = Mqtt::default();
+            (mqtt.group, mqtt.keep_alive_s, mqtt.session_expiry_s)
+        }
+    );
     assert_eq!(read.runner.backlog, Runner::default().backlog);
 }

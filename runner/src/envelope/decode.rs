@@ -15,7 +15,7 @@ use crate::envelope::Inbound;
 use crate::envelope::decode::fields::{Object, Value, unknown};
 use crate::envelope::topics::Topics;
 use crate::task::limits::RequestedLimits;
-use crate::task::outcome::{ErrorCode, TaskError};
+use crate::task::outcome::{ErrorCode, Outcome, TaskError, Usage};
 use crate::task::tenant::TenantId;
 use crate::task::{ModuleRef, Reply, RetryPolicy, Shape, Task, TaskId, quoted};
 
@@ -82,6 +82,29 @@ pub struct Undecodable {
     pub shape: Shape,
     /// What is wrong.
     pub error: TaskError,
+}
+
+impl Undecodable {
+    /// The answer: `rejected`, with what is wrong.
+    pub fn into_outcome(self, runner: &str, now: SystemTime) -> Outcome {
+        Outcome {
+            id: self.id,
+            tenant: self.tenant,
+            status: self.error.status(),
+            module: self.module,
+            module_digest: None,
+            attempt: 0,
+            output: None,
+            error: Some(self.error),
+            usage: Usage::default(),
+            runner: runner.to_owned(),
+            started_at: None,
+            finished_at: now,
+            labels: self.labels,
+            reply: self.reply,
+            shape: self.shape,
+        }
+    }
 }
 
 /// Reads a task off a queue's topic.

@@ -36,18 +36,18 @@ pub fn outcome(topics: &Topics, outcome: &Outcome) -> Vec<Message> {
         ),
     };
     properties.correlation_data = outcome.reply.correlation_data.clone();
-    let message = |topic| Message {
-        topic,
-        payload: payload.clone(),
-        properties: properties.clone(),
+    let record = Message {
+        topic: topics.completed(&outcome.tenant),
+        payload,
+        properties,
         quality: Quality::AtLeastOnce,
         retain: false,
     };
-    let record = topics.completed(&outcome.tenant);
-    std::iter::once(record)
-        .chain(outcome.reply.topic.clone())
-        .map(message)
-        .collect()
+    let reply = outcome.reply.topic.clone().map(|topic| Message {
+        topic,
+        ..record.clone()
+    });
+    std::iter::once(record).chain(reply).collect()
 }
 
 /// A lifecycle event of a task.

@@ -329,7 +329,7 @@ impl Session {
             subscribe(live, filters.to_vec());
         }
         if let Some(birth) = &self.settings.birth {
-            self.outbox.push(birth.clone(), None);
+            self.outbox.push(birth.clone().into(), None);
         }
         if self.filters.is_empty() {
             self.online(live);

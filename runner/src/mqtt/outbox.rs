@@ -5,6 +5,7 @@
 //! connection is lost, everything unanswered is queued again in its first order.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
@@ -15,7 +16,7 @@ use crate::mqtt::{PublishError, Published};
 #[derive(Debug)]
 pub(super) struct Pending {
     order: u64,
-    pub(super) message: Message,
+    pub(super) message: Arc<Message>,
     waiter: Option<oneshot::Sender<Result<Published, PublishError>>>,
 }
 
@@ -41,7 +42,7 @@ pub(super) struct Outbox {
 impl Outbox {
     pub(super) fn push(
         &mut self,
-        message: Message,
+        message: Arc<Message>,
         waiter: Option<oneshot::Sender<Result<Published, PublishError>>>,
     ) {
         self.queued.push_back(Pending {
@@ -117,7 +118,7 @@ mod tests {
 
     fn topics(outbox: &mut Outbox) -> Vec<String> {
         std::iter::from_fn(|| outbox.next(usize::MAX))
-            .map(|p| p.message.topic)
+            .map(|p| p.message.topic.clone())
             .collect()
     }
 
@@ -125,7 +126,7 @@ mod tests {
     fn what_was_not_acknowledged_is_sent_again_in_order() {
         let mut outbox = Outbox::default();
         for topic in ["a", "b", "c", "d"] {
-            outbox.push(message(topic, Quality::AtLeastOnce), None);
+            outbox.push(message(topic, Quality::AtLeastOnce).into(), None);
         }
         for id in [1, 2] {
             let next = outbox.next(3).expect("within the window");
@@ -136,7 +137,7 @@ mod tests {
         outbox.handed(third);
         assert!(outbox.next(3).is_none(), "the window is full");
         assert_eq!(
-            outbox.acknowledged(1).map(|p| p.message.topic),
+            outbox.acknowledged(1).map(|p| p.message.topic.clone()),
             Some("a".to_owned())
         );
         outbox.connection_lost();
@@ -151,7 +152,7 @@ mod tests {
     fn qos_0_is_done_when_it_is_sent() {
         let mut outbox = Outbox::default();
         let (waiter, mut answer) = oneshot::channel();
-        outbox.push(message("log", Quality::AtMostOnce), Some(waiter));
+        outbox.push(message("log", Quality::AtMostOnce).into(), Some(waiter));
         let next = outbox.next(0).expect("no window for QoS 0");
         outbox.handed(next);
         outbox.connection_lost();

@@ -16,7 +16,8 @@ use crate::modules::Module;
 use crate::mqtt::{AckToken, PublishError};
 use crate::runner::Shared;
 use crate::runner::voice::Voice;
-use crate::sandbox::host::{GuestEvents, types};
+use crate::sandbox::host::types;
+use crate::sandbox::log::GuestEvents;
 use crate::sandbox::{Job, Ran};
 use crate::task::limits::Limits;
 use crate::task::outcome::{CacheHit, ErrorCode, Outcome, Status, TaskError, Usage};
@@ -77,23 +78,7 @@ pub(super) async fn answer_undecodable(
     bytes: Undecodable,
     token: Option<AckToken>,
 ) {
-    let outcome = Outcome {
-        id: bytes.id,
-        tenant: bytes.tenant,
-        status: bytes.error.status(),
-        module: bytes.module,
-        module_digest: None,
-        attempt: 0,
-        output: None,
-        error: Some(bytes.error),
-        usage: Usage::default(),
-        runner: shared.name.clone(),
-        started_at: None,
-        finished_at: SystemTime::now(),
-        labels: bytes.labels,
-        reply: bytes.reply,
-        shape: bytes.shape,
-    };
+    let outcome = bytes.into_outcome(&shared.name, SystemTime::now());
     settle_and_ack(&shared, outcome, token).await;
 }
 
@@ -241,7 +226,8 @@ async fn settle(shared: &Shared, mut outcome: Outcome) -> bool {
     }
 }
 
-async fn publish_record(shared: &Shared, mut message: Message, outcome: &Outcome) -> bool {
+async fn publish_record(shared: &Shared, message: Message, outcome: &Outcome) -> bool {
+    let mut message = Arc::new(message);
     let mut wait = REFUSED.0;
     loop {
         match shared.publisher.publish(message.clone()).await {
@@ -258,7 +244,7 @@ async fn publish_record(shared: &Shared, mut message: Message, outcome: &Outcome
                     error!(task_id = %outcome.id, error = %why, "outcome does not fit the broker");
                     return false;
                 }
-                message = record;
+                message = Arc::new(record);
             }
             Err(PublishError::Refused { reason, topic }) => {
                 // Acknowledged now, the task would end without an outcome.

@@ -7,7 +7,7 @@ use crate::envelope::encode::{self, Event, LogLine};
 use crate::envelope::topics::Topics;
 use crate::mqtt::Publisher;
 use crate::runner::Shared;
-use crate::sandbox::host::GuestEvents;
+use crate::sandbox::log::GuestEvents;
 use crate::task::Task;
 
 /// Publishes for one task. Logs and progress go at QoS 0 and are bounded by the sandbox.

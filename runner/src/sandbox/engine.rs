@@ -11,7 +11,8 @@ use wasmtime::{
     WasmBacktraceDetails,
 };
 
-use crate::sandbox::host::{self, Guest};
+use crate::sandbox::guest::Guest;
+use crate::sandbox::host;
 use crate::sandbox::limiter::MAX_TABLE_ELEMENTS;
 use crate::sandbox::wasi;
 

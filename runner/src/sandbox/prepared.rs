@@ -4,7 +4,8 @@ use wasmtime::component::Component;
 use wasmtime_wasi::p2::bindings::CommandPre;
 
 use crate::sandbox::engine::Engine;
-use crate::sandbox::host::{Guest, TaskPre};
+use crate::sandbox::guest::Guest;
+use crate::sandbox::host::TaskPre;
 use crate::task::outcome::{ErrorCode, TaskError};
 
 /// Ready to run, any number of times, each in a fresh store.

@@ -10,8 +10,8 @@ use tokio::io::AsyncWrite;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError, StreamResult};
 
-use crate::sandbox::host::LogSink;
 use crate::sandbox::limiter::LimitHit;
+use crate::sandbox::log::LogSink;
 
 /// What one write may carry.
 const WRITE_BYTES: usize = 64 << 10;

@@ -7,16 +7,15 @@ use std::time::{Duration, Instant, SystemTime};
 
 use wasmtime::component::Linker;
 use wasmtime_wasi::p2::pipe::MemoryInputPipe;
-use wasmtime_wasi::{HostMonotonicClock, HostWallClock, WasiCtx};
+use wasmtime_wasi::{HostMonotonicClock, HostWallClock, WasiCtx, WasiView};
 
 use crate::sandbox::Job;
-use crate::sandbox::host::Guest;
 use crate::sandbox::stdio::{Sink, Stream};
 
 /// What the clocks show is a multiple of this: a finer clock is an instrument for timing attacks.
 const CLOCK_STEP: Duration = Duration::from_millis(1);
 
-pub(super) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
+pub(super) fn add_to_linker<T: WasiView>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
     wasmtime_wasi::p2::add_to_linker_async(linker)
 }
 

@@ -106,10 +106,14 @@ pub(super) enum Value<'a> {
 }
 
 impl<'a> Value<'a> {
+    /// In an error message: a string in quotes, anything else as it was written, so that 7 and "7" differ.
     fn shown(&self) -> String {
         match self {
-            Value::Json(raw) => quoted(raw.get()),
             Value::Text(text) => quoted(text),
+            Value::Json(raw) => match serde_json::from_str::<String>(raw.get()) {
+                Ok(text) => quoted(&text),
+                Err(_) => unquoted(raw.get()),
+            },
         }
     }
 
@@ -199,6 +203,22 @@ impl<'a> Value<'a> {
             Value::Text(text) => text,
         }
     }
+}
+
+/// JSON text in an error message: cut where it is long, and what is not plain ASCII escaped.
+fn unquoted(json: &str) -> String {
+    const SHOWN: usize = 80;
+    let mut shown = String::new();
+    for letter in json.chars().take(SHOWN) {
+        match letter {
+            ' '..='~' => shown.push(letter),
+            _ => shown.extend(letter.escape_default()),
+        }
+    }
+    if json.chars().nth(SHOWN).is_some() {
+        shown += &format!("… ({} bytes)", json.len());
+    }
+    shown
 }
 
 /// The error for a name that nobody knows, with the likeliest intention.

@@ -14,7 +14,10 @@ fn sample(shape: Shape) -> Outcome {
         module: Some("upper".to_owned()),
         module_digest: Some(Digest::new([0xab; 32])),
         attempt: 1,
-        output: Some(Output { data: Bytes::from_static(b"HELLO"), content_type: None }),
+        output: Some(Output {
+            data: Bytes::from_static(b"HELLO"),
+            content_type: None,
+        }),
         error: None,
         usage: Usage {
             fuel: 1234,
@@ -41,7 +44,12 @@ fn failed(shape: Shape) -> Outcome {
     let mut error = TaskError::new(ErrorCode::GuestError, "no such column");
     error.retry = Some(GuestRetry::After(250));
     error.backtrace = vec!["0x1f - m!f".to_owned(), "0x2f - m!g".to_owned()];
-    Outcome { status: Status::Failed, output: None, error: Some(error), ..sample(shape) }
+    Outcome {
+        status: Status::Failed,
+        output: None,
+        error: Some(error),
+        ..sample(shape)
+    }
 }
 
 fn pretty(bytes: &[u8]) -> String {
@@ -67,7 +75,10 @@ fn the_record_first_then_the_reply() {
     }
     insta::assert_snapshot!("properties_succeeded", properties);
     for message in &messages {
-        assert_eq!(message.properties.correlation_data.as_deref(), Some(&b"\0\x01"[..]));
+        assert_eq!(
+            message.properties.correlation_data.as_deref(),
+            Some(&b"\0\x01"[..])
+        );
     }
 }
 
@@ -75,23 +86,45 @@ fn the_record_first_then_the_reply() {
 fn output_is_a_value_a_string_or_base64() {
     let output = |data: &'static [u8], content_type: Option<&str>| {
         let mut outcome = sample(Shape::Json);
-        outcome.output = Some(Output { data: Bytes::from_static(data), content_type: content_type.map(str::to_owned) });
+        outcome.output = Some(Output {
+            data: Bytes::from_static(data),
+            content_type: content_type.map(str::to_owned),
+        });
         let value: serde_json::Value = serde_json::from_slice(&as_json(&outcome)).expect("JSON");
         (value["output"].clone(), value["output_base64"].clone())
     };
     let null = serde_json::Value::Null;
-    assert_eq!(output(b"{\"a\":1}", Some("application/json")), (serde_json::json!({"a": 1}), null.clone()));
-    assert_eq!(output(b"{\"a\":1}", Some("Application/JSON; charset=utf-8")).0, serde_json::json!({"a": 1}));
-    assert_eq!(output(b"{\"a\":1}", None), ("{\"a\":1}".into(), null.clone()));
-    assert_eq!(output(b"not json", Some("application/json")), ("not json".into(), null.clone()));
-    assert_eq!(output(b"\xff\0", Some("application/json")), (null, "/wA=".into()));
+    assert_eq!(
+        output(b"{\"a\":1}", Some("application/json")),
+        (serde_json::json!({"a": 1}), null.clone())
+    );
+    assert_eq!(
+        output(b"{\"a\":1}", Some("Application/JSON; charset=utf-8")).0,
+        serde_json::json!({"a": 1})
+    );
+    assert_eq!(
+        output(b"{\"a\":1}", None),
+        ("{\"a\":1}".into(), null.clone())
+    );
+    assert_eq!(
+        output(b"not json", Some("application/json")),
+        ("not json".into(), null.clone())
+    );
+    assert_eq!(
+        output(b"\xff\0", Some("application/json")),
+        (null, "/wA=".into())
+    );
 }
 
 #[test]
 fn a_submitter_reads_what_a_runner_wrote() {
     for outcome in [sample(Shape::Properties), failed(Shape::Properties)] {
         let message = super::outcome(&Topics::default(), &outcome).remove(0);
-        let inbound = Inbound { topic: message.topic, payload: message.payload, properties: message.properties };
+        let inbound = Inbound {
+            topic: message.topic,
+            payload: message.payload,
+            properties: message.properties,
+        };
         let mut read = answer::outcome(&TenantId::default(), &inbound).expect("an outcome");
         read.reply.topic = outcome.reply.topic.clone();
         assert_eq!(read, outcome);
@@ -102,6 +135,11 @@ fn a_submitter_reads_what_a_runner_wrote() {
 fn the_packet_bound_is_an_upper_bound() {
     // rumqttc computes the real size when it encodes; here the sum of the parts is enough to see the order.
     let message = outcome(&Topics::default(), &sample(Shape::Properties)).remove(0);
-    let parts: usize = message.properties.user.iter().map(|(n, v)| n.len() + v.len()).sum();
+    let parts: usize = message
+        .properties
+        .user
+        .iter()
+        .map(|(n, v)| n.len() + v.len())
+        .sum();
     assert!(message.packet_bytes() > message.topic.len() + message.payload.len() + parts);
 }
