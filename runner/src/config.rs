@@ -64,8 +64,8 @@ impl Config {
             "`runner.name` must be 1 to 128 bytes without `/`, `+` and `#`, got {name:?}"
         );
         ensure!(
-            (1..=65_535).contains(&self.mqtt.keep_alive_s),
-            "`mqtt.keep_alive_s` must be from 1 to 65535, got {}",
+            (5..=65_535).contains(&self.mqtt.keep_alive_s),
+            "`mqtt.keep_alive_s` must be from 5 to 65535, got {}",
             self.mqtt.keep_alive_s
         );
         ensure!(

@@ -2,22 +2,14 @@
 //!
 //! The first byte chooses the shape; for properties the next bytes are split into names and values.
 #![no_main]
-#![allow(dead_code, reason = "the rooms are shared with the runner, which uses all of them")]
-
-#[path = "../../src/envelope.rs"]
-mod envelope;
-#[path = "../../src/suggest.rs"]
-mod suggest;
-#[path = "../../src/task.rs"]
-mod task;
 
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use envelope::topics::Topics;
-use envelope::{Inbound, Properties, decode, encode};
 use libfuzzer_sys::fuzz_target;
-use task::outcome::Outcome;
+use pure::envelope::topics::Topics;
+use pure::envelope::{Inbound, Properties, decode, encode};
+use pure::task::outcome::{Outcome, Status};
 
 fuzz_target!(|data: &[u8]| {
     let Some((&shape, rest)) = data.split_first() else { return };
@@ -43,7 +35,7 @@ fuzz_target!(|data: &[u8]| {
     match decode::decode(&topics, &inbound, |_| None, now) {
         Ok(task) => {
             let _ = topics.check_reply(&task.tenant, task.reply.topic.as_deref().unwrap_or_default());
-            let outcome = Outcome::of(&task, task::outcome::Status::Failed, None, "fuzz", now);
+            let outcome = Outcome::of(&task, Status::Failed, None, "fuzz", now);
             let _ = encode::outcome(&topics, &outcome);
         }
         Err(bytes) => {

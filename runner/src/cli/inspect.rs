@@ -36,14 +36,14 @@ impl Inspect {
                 .imports
                 .iter()
                 .map(
-                    |name| serde_json::json!({"name": name, "needs": words(structure::need(name))}),
+                    |name| serde_json::json!({"name": name, "needs": structure::need(name).as_str()}),
                 )
                 .collect();
             let report = serde_json::json!({
                 "file": self.file.display().to_string(),
                 "digest": content.digest.to_string(),
                 "bytes": content.bytes.len(),
-                "shape": structure.shape.describe(),
+                "shape": structure.shape.as_str(),
                 "exports": structure.exports,
                 "imports": imports,
                 "runs": verdict.is_none(),

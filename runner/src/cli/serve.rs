@@ -25,7 +25,8 @@ use crate::runner::Runner;
 pub(super) struct Serve {
     #[command(flatten)]
     connection: Connection,
-    /// Start a broker in this process, instead of connecting to one
+    /// Start a broker in this process, instead of connecting to one; ADDR is IP:PORT, 127.0.0.1:1883 if
+    /// left out
     #[arg(long, value_name = "ADDR", num_args = 0..=1, default_missing_value = "127.0.0.1:1883", conflicts_with = "broker")]
     embedded_broker: Option<SocketAddr>,
     /// A folder of modules, NAME.wasm, for every tenant

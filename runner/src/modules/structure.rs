@@ -29,7 +29,17 @@ pub enum Shape {
 }
 
 impl Shape {
-    /// In words.
+    /// For a program.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Shape::Typed => "typed",
+            Shape::Command => "command",
+            Shape::OtherComponent => "other_component",
+            Shape::CoreModule => "core_module",
+        }
+    }
+
+    /// For a person.
     pub fn describe(self) -> &'static str {
         match self {
             Shape::Typed => "typed component (world wasmqtt:task/task)",
@@ -60,6 +70,17 @@ pub enum Need {
     LinkedButDenied,
     /// No runner links it.
     NotOffered,
+}
+
+impl Need {
+    /// For a program.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Need::Nothing => "nothing",
+            Need::LinkedButDenied => "denied",
+            Need::NotOffered => "not_offered",
+        }
+    }
 }
 
 /// What an import needs.

@@ -7,7 +7,10 @@ use bytes::Bytes;
 
 use crate::mqtt::AckToken;
 use crate::task::tenant::TenantId;
-use crate::task::{ModuleRef, Task, TaskId};
+use crate::task::{ModuleRef, Reply, Task, TaskId};
+
+/// The most answers of one task besides the first.
+const MAX_REPLIES: usize = 16;
 
 #[derive(Default)]
 pub(super) struct Active(Mutex<HashMap<(TenantId, TaskId), InHand>>);
@@ -15,8 +18,18 @@ pub(super) struct Active(Mutex<HashMap<(TenantId, TaskId), InHand>>);
 struct InHand {
     module: ModuleRef,
     input: Bytes,
-    /// Of every delivery that asks for this task.
-    tokens: Vec<AckToken>,
+    /// Where the first delivery wants its answer.
+    reply: Reply,
+    held: Held,
+}
+
+/// What the deliveries of a task want when it ends.
+#[derive(Default)]
+pub(super) struct Held {
+    /// To be acknowledged.
+    pub(super) tokens: Vec<AckToken>,
+    /// To be answered besides the first: whoever sent the task again from elsewhere.
+    pub(super) replies: Vec<Reply>,
 }
 
 /// What a delivery is.
@@ -37,24 +50,33 @@ impl Active {
                 let in_hand = InHand {
                     module: task.module.clone(),
                     input: task.input.clone(),
-                    tokens: token.into_iter().collect(),
+                    reply: task.reply.clone(),
+                    held: Held {
+                        tokens: token.into_iter().collect(),
+                        replies: Vec::new(),
+                    },
                 };
                 active.insert((task.tenant.clone(), task.id.clone()), in_hand);
                 Arrival::New
             }
             Some(in_hand) if in_hand.module == task.module && in_hand.input == task.input => {
-                in_hand.tokens.extend(token);
+                let held = &mut in_hand.held;
+                held.tokens.extend(token);
+                let new = in_hand.reply != task.reply && !held.replies.contains(&task.reply);
+                if new && held.replies.len() < MAX_REPLIES {
+                    held.replies.push(task.reply.clone());
+                }
                 Arrival::Attached
             }
             Some(_) => Arrival::Conflict(token),
         }
     }
 
-    /// A task is out of hand: the tokens of all its deliveries.
-    pub(super) fn leave(&self, tenant: &TenantId, id: &TaskId) -> Vec<AckToken> {
+    /// A task is out of hand: what all its deliveries want.
+    pub(super) fn leave(&self, tenant: &TenantId, id: &TaskId) -> Held {
         self.lock()
             .remove(&(tenant.clone(), id.clone()))
-            .map(|in_hand| in_hand.tokens)
+            .map(|in_hand| in_hand.held)
             .unwrap_or_default()
     }
 

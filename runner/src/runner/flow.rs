@@ -63,12 +63,36 @@ pub(super) async fn run(
             return;
         }
     };
-    let (tenant, id) = (task.tenant.clone(), task.id.clone());
     drop(task);
-    if settle(&shared, outcome).await {
-        for token in shared.active.leave(&tenant, &id) {
+    if settle(&shared, outcome.clone()).await {
+        let held = shared.active.leave(&outcome.tenant, &outcome.id);
+        for token in held.tokens {
             shared.publisher.ack(token);
         }
+        for reply in held.replies {
+            answer_again(
+                &shared,
+                Outcome {
+                    reply,
+                    ..outcome.clone()
+                },
+            )
+            .await;
+        }
+    }
+}
+
+/// Answers one more who asked for a task that was in hand; the record is at the broker already.
+async fn answer_again(shared: &Shared, outcome: Outcome) {
+    let topic = outcome.reply.topic.as_ref();
+    let allowed =
+        topic.is_some_and(|topic| shared.topics.check_reply(&outcome.tenant, topic).is_ok());
+    if let Some(message) = encode::outcome(&shared.topics, &outcome)
+        .into_iter()
+        .nth(1)
+        .filter(|_| allowed)
+    {
+        publish_reply(shared, message, &outcome.tenant, &outcome.id).await;
     }
 }
 
@@ -82,12 +106,14 @@ pub(super) async fn answer_undecodable(
     settle_and_ack(&shared, outcome, token).await;
 }
 
-/// Answers a task whose id belongs to another one that is in hand.
-pub(super) async fn answer_conflict(shared: Arc<Shared>, task: Task, token: Option<AckToken>) {
+/// Answers a task whose id belongs to another one that is in hand: under an id of its own, because the other
+/// task will have its one outcome under that.
+pub(super) async fn answer_conflict(shared: Arc<Shared>, mut task: Task, token: Option<AckToken>) {
     let why = format!(
         "`id` {} belongs to a task in hand with another module or input",
         task.id
     );
+    task.id = TaskId::generate();
     let outcome = shared.rejected(&task, TaskError::new(ErrorCode::InvalidTask, why).into());
     settle_and_ack(&shared, outcome, token).await;
 }

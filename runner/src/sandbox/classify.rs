@@ -71,7 +71,7 @@ fn stopped(error: &wasmtime::Error, limits: &Limits, limiter: &Limiter) -> TaskE
                 format!("calls nest deeper than the stack of 512 KiB holds, in '{place}'"),
             ),
             Trap::Interrupt => deadline(limits),
-            trap => TaskError::new(ErrorCode::Trap, format!("{trap} in '{place}'")),
+            trap => TaskError::new(ErrorCode::Trap, format!("{} in '{place}'", plain(*trap))),
         }
     } else if error.downcast_ref::<PoolConcurrencyLimitError>().is_some() {
         TaskError::new(
@@ -174,6 +174,12 @@ fn backtrace(error: &wasmtime::Error) -> Vec<String> {
         Some(frame[..frame.floor_char_boundary(300)].to_owned())
     };
     text.lines().filter_map(frame).take(FRAMES).collect()
+}
+
+/// A trap in wasmtime's words, without "wasm trap:" in front: the code says that.
+fn plain(trap: Trap) -> String {
+    let text = trap.to_string();
+    text.strip_prefix("wasm trap: ").unwrap_or(&text).to_owned()
 }
 
 /// The function of a frame.

@@ -142,6 +142,9 @@ impl<'a> Value<'a> {
     pub(super) fn integer(&self, name: &str, least: u64, most: u64) -> Result<u64, String> {
         match self.text().parse() {
             Ok(number) if (least..=most).contains(&number) => Ok(number),
+            _ if most == u64::MAX => {
+                self.wrong(name, format_args!("an integer of at least {least}"))
+            }
             _ => self.wrong(name, format_args!("an integer from {least} to {most}")),
         }
     }

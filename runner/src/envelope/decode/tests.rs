@@ -103,7 +103,7 @@ fn wrong_fields_are_named() {
         ),
         (
             r#"{"module":"m","limits":{"fuel":-1}}"#,
-            "`fuel` must be an integer from 1 to 18446744073709551615, got -1",
+            "`fuel` must be an integer of at least 1, got -1",
         ),
         (
             r#"{"module":"m","limits":3}"#,
