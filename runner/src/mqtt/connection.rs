@@ -5,8 +5,9 @@
 //! client and event loop live for one connection only; what must survive is here.
 
 use std::collections::{HashMap, VecDeque};
+use std::io::{self, ErrorKind};
 use std::ops::ControlFlow;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rumqttc::Outgoing;
 use rumqttc::v5::mqttbytes::QoS;
@@ -15,6 +16,7 @@ use rumqttc::v5::mqttbytes::v5::{
 };
 use rumqttc::v5::{AsyncClient, ConnectionError, Event};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::MissedTickBehavior;
 use tracing::{debug, error, info, warn};
 
 use crate::mqtt::acks::Acks;
@@ -27,6 +29,10 @@ use crate::mqtt::{
 
 /// Filters in one SUBSCRIBE.
 const FILTERS_PER_PACKET: usize = 64;
+/// A connection that lived so long was a good one.
+const HELD: Duration = Duration::from_secs(5);
+/// The slowest link that counts as one, in bytes a second.
+const SLOWEST_LINK: usize = 64 << 10;
 /// Commands taken between two looks at the network.
 const COMMANDS_PER_TURN: usize = 64;
 
@@ -43,6 +49,7 @@ pub(super) struct Session {
     generation: u64,
     closing: Option<oneshot::Sender<()>>,
     ever_online: bool,
+    online_since: Option<Instant>,
 }
 
 /// What lives as long as one connection.
@@ -85,6 +92,7 @@ impl Session {
             generation: 0,
             closing: None,
             ever_online: false,
+            online_since: None,
         }
     }
 
@@ -103,7 +111,9 @@ impl Session {
                 // After the first success a refusal may pass (a broker that is starting up): keep trying.
                 End::Final(why) if !online_before => break State::Failed(why),
                 End::Final(why) | End::Lost(why) => {
-                    if matches!(*self.state.borrow(), State::Online(_)) {
+                    // Not when it was lost at once: two clients that fight for one id would do so at full speed.
+                    let held = self.online_since.take().map(|since| since.elapsed());
+                    if held.is_some_and(|held| held >= HELD) {
                         backoff.reset();
                     }
                     let delay = backoff.next(random());
@@ -151,6 +161,10 @@ impl Session {
             subscribing: VecDeque::new(),
             subscribed: HashMap::new(),
         };
+        // rumqttc's own keep-alive stands still while it writes to a link that takes nothing.
+        let mut ticks = tokio::time::interval(self.settings.keep_alive);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut quiet_ticks = 0;
         let end = loop {
             // A poll is never cancelled: rumqttc would lose what it had read.
             let poll = events.poll();
@@ -164,8 +178,16 @@ impl Session {
                             break Err(ConnectionError::RequestsDone);
                         }
                     }
+                    _ = ticks.tick() => {
+                        quiet_ticks += 1;
+                        if quiet_ticks > self.patience() {
+                            let stalled = io::Error::new(ErrorKind::TimedOut, "the link takes nothing more");
+                            break Err(ConnectionError::Io(stalled));
+                        }
+                    }
                 }
             };
+            quiet_ticks = 0;
             match event {
                 Ok(event) => {
                     if let ControlFlow::Break(end) = self.event(event, &mut live) {
@@ -182,6 +204,13 @@ impl Session {
         };
         self.outbox.connection_lost();
         end
+    }
+
+    /// How many keep-alives may pass without an event: in each there is a ping at least, unless a large packet
+    /// is on its way out.
+    fn patience(&self) -> u64 {
+        let seconds = self.outbox.largest_handed() / SLOWEST_LINK;
+        2 + seconds as u64 / self.settings.keep_alive.as_secs().max(1)
     }
 
     /// Takes the first command and those that wait behind it.
@@ -345,6 +374,7 @@ impl Session {
             info!(broker = %self.settings.address, client_id = self.settings.client_id, session = limits.session_present, "connected");
         }
         self.ever_online = true;
+        self.online_since.get_or_insert_with(Instant::now);
         self.state.send_replace(State::Online(limits));
     }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use rumqttc::tokio_native_tls::native_tls;
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{
@@ -107,6 +107,10 @@ pub(super) fn fit(settings: &Settings, connack: &ConnAck) -> Result<BrokerLimits
 /// Whether another attempt to connect can only fail the same way.
 pub(super) fn is_final(error: &ConnectionError) -> bool {
     use ConnectReturnCode as C;
+    // Who the broker claims to be does not change from one attempt to the next; the library says it in words only.
+    if let ConnectionError::Tls(error) = error {
+        return error.to_string().contains("certificate verify failed");
+    }
     matches!(
         error,
         ConnectionError::ConnectionRefused(
@@ -144,10 +148,16 @@ fn tls(files: &Tls) -> Result<native_tls::TlsConnector> {
         builder.disable_built_in_roots(true);
         let pem =
             String::from_utf8(read(ca)?).with_context(|| format!("{} is not PEM", ca.display()))?;
-        for certificate in pem
+        let certificates: Vec<&str> = pem
             .split_inclusive("-----END CERTIFICATE-----")
-            .filter(|c| c.contains("BEGIN"))
-        {
+            .filter(|c| c.contains("BEGIN CERTIFICATE"))
+            .collect();
+        ensure!(
+            !certificates.is_empty(),
+            "{} holds no certificate",
+            ca.display()
+        );
+        for certificate in certificates {
             let certificate = native_tls::Certificate::from_pem(certificate.as_bytes())
                 .with_context(|| format!("{} holds no usable certificate", ca.display()))?;
             builder.add_root_certificate(certificate);

@@ -82,6 +82,12 @@ impl Outbox {
         }
     }
 
+    /// The size of the largest packet that may be on its way out just now, in bytes.
+    pub(super) fn largest_handed(&self) -> usize {
+        let sizes = self.handed.iter().map(|p| p.message.packet_bytes());
+        sizes.max().unwrap_or(0)
+    }
+
     /// A PUBACK came.
     pub(super) fn acknowledged(&mut self, packet_id: u16) -> Option<Pending> {
         self.in_flight.remove(&packet_id)

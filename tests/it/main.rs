@@ -1,0 +1,135 @@
+//! The one integration binary: through the front door, against the embedded broker and Debian's mosquitto.
+//!
+//! Every test is an async function that is named in the list below; one that is forgotten is dead code, which
+//! the lints refuse.
+
+mod batch;
+mod check;
+mod cli;
+mod embedded_broker;
+mod embedded_clients;
+mod embedded_queue;
+mod fake_broker;
+mod flow;
+mod garbage;
+mod hostile;
+mod lifecycle;
+mod modules;
+mod mosquitto;
+mod packets;
+mod pressure;
+mod proxy;
+mod raw_client;
+mod reconnect;
+mod rejections;
+mod restart;
+mod rig;
+mod serve;
+mod shown;
+mod stock;
+mod transports;
+mod under_test;
+mod unfit;
+mod windows;
+
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Trial};
+
+macro_rules! tests {
+    ($($module:ident: $($name:ident),* $(,)?;)*) => {
+        fn tests() -> Vec<Trial> {
+            vec![$($(
+                Trial::test(concat!(stringify!($module), "::", stringify!($name)), || {
+                    rig::block_on($module::$name());
+                    Ok(())
+                }),
+            )*)*]
+        }
+    };
+}
+
+tests! {
+    embedded_broker: properties_pass_through, retained_messages_are_kept_replaced_and_cleared,
+        a_large_module_is_retained_and_a_larger_one_refused, a_last_will_is_published_when_the_connection_drops,
+        a_full_broker_refuses_and_says_so, brokers_are_independent_and_stop_frees_the_port,
+        stopping_under_load_leaves_nothing;
+    embedded_clients: both_versions_on_one_listener, properties_reach_mosquitto,
+        an_old_publisher_is_not_told_success_when_the_broker_is_full;
+    embedded_queue: each_group_gets_every_message_once, a_dead_members_messages_go_to_another_at_once,
+        a_dead_members_small_window_goes_to_another_at_once, an_expired_sessions_messages_go_to_another,
+        a_plain_subscribers_death_resends_nothing, nothing_is_lost_while_members_come_and_go_under_load,
+        a_member_has_no_more_in_hand_than_its_window_and_the_idle_help, a_slow_members_share_is_small,
+        messages_that_nobody_takes_are_parked_in_order, the_last_members_messages_are_parked_when_it_dies,
+        a_groups_messages_wait_for_it_while_another_group_is_served,
+        a_member_that_is_away_finds_everything_when_it_returns,
+        what_is_sent_while_a_member_is_away_goes_to_one_that_comes,
+        a_clean_start_gives_the_old_sessions_messages_back,
+        a_message_too_large_for_a_member_is_discarded_and_kills_nobody;
+    mosquitto: a_module_and_a_json_task, a_plain_text_at_qos_0, properties_and_a_response_topic,
+        request_and_response, a_tenants_topics, push_and_submit, one_of_two_runners_leaves;
+    transports: websocket, unix_socket, tls_with_a_client_certificate, tls_with_an_authority_that_is_not_trusted,
+        password_in_a_file, wrong_password;
+    reconnect: the_link_is_cut_again_and_again, a_stalled_link_is_noticed, a_stalled_link_is_noticed_under_way,
+        the_link_is_cut_before_the_outcomes_puback, two_runners_of_one_name_lose_nothing, the_broker_comes_later;
+    restart: the_broker_is_restarted_in_the_middle, the_link_is_cut_again_and_again, two_runners_of_one_name_lose_nothing;
+    unfit: a_willing_broker_is_fit, what_a_broker_lacks_is_named, a_refused_connection_is_named,
+        a_refused_subscription_is_named, a_session_taken_over_ends_the_runner;
+    windows: completion_order_waits_for_nobody, arrival_order_waits_for_the_head, the_prefetch_is_honoured;
+    flow: json_task, properties_task, properties_task_that_fails, plain_task, plain_task_without_default_module,
+        tenants_are_apart, answers_stay_with_the_tenant, reply_and_correlation_in_json,
+        response_topic_of_a_json_task, input_and_output, json_input_is_not_rewritten,
+        a_task_without_an_id_gets_one;
+    rejections: fields, what_is_not_allowed, what_is_allowed, user_properties, message_expiry;
+    lifecycle: events, log_of_a_typed_guest, log_of_a_command, nothing_is_said_unasked, the_same_id_again,
+        drain_hands_back_what_waits, drain_ends_after_its_grace, presence;
+    hostile: endless_loop_without_fuel, endless_loop_past_its_deadline, endless_recursion, memory_bomb,
+        memory_bomb_at_the_default_limit, table_bomb, many_memories, alloc, huge_output, output_over_the_limit,
+        stdout_flood, log_flood, trap, divide_by_zero, panic, exit_code, sleeping_host_call, guest_error, wants_http,
+        reads_files;
+    pressure: endless_loops_delay_nobody;
+    garbage: garbage;
+    modules: from_a_folder, a_published_module_does_not_shadow_the_folder, from_the_retained_topic, never_published,
+        pinned_by_digest, by_digest_from_a_folder, what_is_no_module, a_cold_module_is_compiled_once, the_cache_folder,
+        an_open_cache_folder_is_refused, a_missing_module_folder_is_refused;
+    cli: help, wrong_arguments, demo, run, inspect, bench;
+    check: effective, refuses;
+    serve: serve_push_and_submit, push_checks, no_outcome_in_time, last_will;
+}
+
+/// The modules whose tests start Debian's mosquitto or its clients.
+const NEED_MOSQUITTO: &[&str] = &["embedded_clients", "mosquitto", "restart", "transports"];
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let mut tests = tests();
+    // In CI they run all the same, and fail.
+    let left_out = if stock::installed() || std::env::var_os("CI").is_some() {
+        0
+    } else {
+        leave_out(&mut tests)
+    };
+    let conclusion = libtest_mimic::run(&arguments, tests);
+    if left_out > 0 && !arguments.list {
+        println!(
+            "left out: {left_out} tests that need Debian's mosquitto, which is not installed here.\n\
+             To run them: apt-get install mosquitto mosquitto-clients"
+        );
+    }
+    conclusion.exit_code()
+}
+
+/// Marks the tests that need mosquitto as ignored; how many they are.
+fn leave_out(tests: &mut Vec<Trial>) -> usize {
+    let mut count = 0;
+    *tests = tests
+        .drain(..)
+        .map(|test| {
+            let module = test.name().split("::").next().unwrap_or_default();
+            let needs = NEED_MOSQUITTO.contains(&module);
+            count += usize::from(needs);
+            test.with_ignored_flag(needs)
+        })
+        .collect();
+    count
+}

@@ -1,0 +1,5 @@
+//! The `wasmqtt` binary, where the tests find it.
+
+fn main() -> std::process::ExitCode {
+    wasmqtt::cli::main()
+}
