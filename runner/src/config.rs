@@ -81,6 +81,13 @@ impl Config {
             self.mqtt.password.is_none() || self.mqtt.password_file.is_none(),
             "`mqtt.password` and `mqtt.password_file` exclude each other"
         );
+        for (key, value) in [
+            ("cached", self.modules.cached),
+            ("lookup_ms", self.modules.lookup_ms),
+            ("max_bytes", self.modules.max_bytes),
+        ] {
+            ensure!(value >= 1, "`modules.{key}` must be at least 1, got 0");
+        }
         self.validate_limits()
     }
 

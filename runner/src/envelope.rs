@@ -9,6 +9,13 @@ pub mod topics;
 
 use bytes::Bytes;
 
+/// Whether MQTT brokers refuse a character in topics and properties: control characters and what Unicode calls
+/// non-characters [MQTT-1.5.4]. mosquitto closes the connection for one.
+pub fn is_refused(c: char) -> bool {
+    let code = u32::from(c);
+    c.is_control() || code & 0xfffe == 0xfffe || (0xfdd0..=0xfdef).contains(&code)
+}
+
 /// MQTT 5 properties that wasmqtt reads or writes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Properties {

@@ -69,19 +69,23 @@ pub struct ModuleStore {
     retained: Option<Retained>,
     artifacts: Option<Arc<Artifacts>>,
     compiled: Cache<Digest, Module>,
+    /// The largest module, in bytes.
+    max_bytes: u64,
     /// One compilation at a time: Cranelift uses every core for one.
     compiling: Arc<Semaphore>,
 }
 
 impl ModuleStore {
-    /// A store with no source yet that keeps `cached` compiled modules in memory.
-    pub fn new(engine: Arc<Engine>, cached: u64) -> ModuleStore {
+    /// A store with no source yet that keeps `cached` compiled modules in memory and takes none of more than
+    /// `max_bytes`.
+    pub fn new(engine: Arc<Engine>, cached: u64, max_bytes: u64) -> ModuleStore {
         ModuleStore {
             engine,
             directory: None,
             retained: None,
             artifacts: None,
             compiled: Cache::new(cached),
+            max_bytes,
             compiling: Arc::new(Semaphore::new(1)),
         }
     }
@@ -119,9 +123,6 @@ impl ModuleStore {
         match reference {
             ModuleRef::Name(name) => self.compiled(self.find(tenant, name).await?).await,
             ModuleRef::Pinned(name, pin) => {
-                if let Some(module) = self.compiled.get(pin).await {
-                    return Ok((module, CacheHit::Memory));
-                }
                 let content = self.find(tenant, name).await?;
                 if content.digest != *pin {
                     return Err(TaskError::new(
@@ -140,9 +141,8 @@ impl ModuleStore {
     }
 
     async fn by_digest(&self, digest: &Digest) -> Result<(Module, CacheHit), TaskError> {
-        if let Some(module) = self.compiled.get(digest).await {
-            return Ok((module, CacheHit::Memory));
-        }
+        // Only what the operator gave to everybody: a digest that one tenant's module has is printed in outcomes
+        // and logs, and must not be a key to it for the others.
         if let Some(directory) = &self.directory
             && let Some(content) = directory.find_digest(digest).await?
         {
@@ -151,7 +151,7 @@ impl ModuleStore {
         Err(TaskError::new(
             ErrorCode::ModuleNotFound,
             format!(
-                "no module {digest}: neither loaded here nor in the module folder; name it as `name@{digest}`"
+                "no module {digest} in the module folder; a published one is named as `name@{digest}`"
             ),
         ))
     }
@@ -192,6 +192,16 @@ impl ModuleStore {
         let digest = content.digest;
         if let Some(module) = self.compiled.get(&digest).await {
             return Ok((module, CacheHit::Memory));
+        }
+        let bytes = content.bytes.len() as u64;
+        if bytes > self.max_bytes {
+            return Err(TaskError::new(
+                ErrorCode::ModuleTooCostly,
+                format!(
+                    "module {digest} has {bytes} bytes, of at most {}",
+                    self.max_bytes
+                ),
+            ));
         }
         // Whoever asks meanwhile waits for this one.
         let entry = self
@@ -250,12 +260,13 @@ fn load_blocking(
     let started = std::time::Instant::now();
     let component = engine.compile(&content.bytes).map_err(invalid)?;
     info!(%digest, bytes = content.bytes.len(), took = ?started.elapsed(), "module compiled");
-    let prepared = Prepared::new(engine, &component)?;
+    // Kept before it is linked: what compiles but does not fit is not compiled again for the next task.
     if let Some(artifacts) = artifacts
         && let Err(error) = artifacts.store(&digest, &component)
     {
         warn!(%digest, error = format!("{error:#}"), "compiled module not cached on disk");
     }
+    let prepared = Prepared::new(engine, &component)?;
     Ok(module(prepared, CacheHit::Compiled))
 }
 

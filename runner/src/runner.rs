@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context as _, Result, anyhow};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::admission::Policy;
 use crate::config::Config;
@@ -39,6 +39,7 @@ pub struct Runner {
     /// The connection that modules come over.
     modules: Option<Publisher>,
     filters: Vec<String>,
+    keeps_session: bool,
     backlog: usize,
     drain: Duration,
 }
@@ -103,6 +104,7 @@ impl Runner {
             deliveries,
             modules: module_connection,
             filters,
+            keeps_session: config.mqtt.session_expiry_s > 0,
             backlog: config.runner.backlog,
             drain: config.drain(),
         })
@@ -127,7 +129,7 @@ impl Runner {
                     Some(delivery) => self.accept(delivery, &mut flows, &mut dropped),
                     None => break Some("the connection ended".to_owned()),
                 },
-                Some(_) = flows.join_next() => {}
+                Some(flow) = flows.join_next() => report(flow),
             }
         };
         if let Some(why) = failure {
@@ -143,7 +145,7 @@ impl Runner {
         let shared = &self.shared;
         // QoS 0 has no window: what cannot be answered in time must not fill the memory either.
         let volatile = delivery.token.is_none();
-        if volatile && shared.active.len() >= self.backlog.saturating_mul(2) {
+        if volatile && flows.len() >= self.backlog.saturating_mul(2) {
             return dropped.count();
         }
         let task = decode::decode(
@@ -167,7 +169,7 @@ impl Runner {
         let full = volatile && shared.permits.waiting() >= self.backlog;
         match shared.active.arrive(&task, delivery.token) {
             Arrival::New => {
-                flows.spawn(flow::run(shared.clone(), task, received, volatile, full));
+                flows.spawn(flow::run(shared.clone(), task, received, full));
             }
             Arrival::Attached => {
                 debug!(task_id = %task.id, tenant = %task.tenant, redelivered = delivery.redelivered, "task is already in hand");
@@ -182,8 +184,12 @@ impl Runner {
     async fn drain(mut self, mut flows: JoinSet<()>) {
         let shared = &self.shared;
         info!(in_flight = flows.len(), grace = ?self.drain, "draining");
-        for filter in &self.filters {
-            shared.publisher.unsubscribe(filter);
+        // Where the broker keeps this runner's session it keeps the subscription too: what is published until the
+        // runner is back waits for it, instead of matching nobody.
+        if !self.keeps_session {
+            for filter in &self.filters {
+                shared.publisher.unsubscribe(filter);
+            }
         }
         shared.permits.close();
         let grace = tokio::time::sleep(self.drain);
@@ -201,7 +207,7 @@ impl Runner {
                         self.accept(delivery, &mut flows, &mut Dropped::default());
                     }
                 }
-                _ = flows.join_next() => {}
+                Some(flow) = flows.join_next() => report(flow),
                 // Stopped guests end at their next yield and publish; a broker that is away is not waited for.
                 () = tokio::time::sleep(Duration::from_secs(5)), if *shared.stopped.borrow() => break,
             }
@@ -230,7 +236,7 @@ fn module_store(
     engine: Arc<Engine>,
     topics: &Topics,
 ) -> Result<(ModuleStore, Option<Publisher>)> {
-    let mut modules = ModuleStore::new(engine, config.modules.cached);
+    let mut modules = ModuleStore::new(engine, config.modules.cached, config.modules.max_bytes);
     if let Some(folder) = &config.modules.directory {
         modules = modules.with_directory(folder)?;
     }
@@ -278,6 +284,15 @@ pub fn base_settings(config: &Config, client_id: &str) -> Result<Settings> {
 
 fn client_id(config: &Config) -> String {
     format!("wasmqtt-{}-{}", config.mqtt.group, config.runner.name)
+}
+
+/// A flow that panicked: its task stays unacknowledged, and is delivered again on the next connection.
+fn report(flow: Result<(), tokio::task::JoinError>) {
+    if let Err(died) = flow
+        && died.is_panic()
+    {
+        error!(error = %died, "a task's flow died");
+    }
 }
 
 /// Counts QoS 0 messages that had no room, and says so now and then.

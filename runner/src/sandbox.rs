@@ -167,12 +167,11 @@ pub async fn execute(
 
     let fuel_left = store.get_fuel().unwrap_or(0);
     let mut guest = store.into_data();
-    let result = result.and_then(|output_of_run| match output_of_run {
-        Some(output) => Ok(output),
-        None => Ok(Output {
+    let result = result.map(|output_of_run| {
+        output_of_run.unwrap_or_else(|| Output {
             data: output.take(),
             content_type: None,
-        }),
+        })
     });
     let result = result
         .and_then(|output| {

@@ -17,7 +17,7 @@ pub(crate) struct Script {
     pub(crate) properties: &'static [u8],
     /// SUBACK's reason code, for every filter.
     pub(crate) suback: u8,
-    /// Sent after every SUBACK, and then the connection ends.
+    /// Sent after every SUBACK, and then nothing more.
     pub(crate) last_words: Option<&'static [u8]>,
 }
 
@@ -69,6 +69,8 @@ async fn serve(mut stream: TcpStream, script: Script) {
         }
         if let (SUBSCRIBE, Some(last_words)) = (packet.kind(), script.last_words) {
             let _ = stream.write_all(last_words).await;
+            // Closed with bytes unread, the connection would be reset, and the last words lost.
+            while Packet::read(&mut stream).await.is_some() {}
             return;
         }
     }

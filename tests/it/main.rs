@@ -67,12 +67,14 @@ tests! {
         a_clean_start_gives_the_old_sessions_messages_back,
         a_message_too_large_for_a_member_is_discarded_and_kills_nobody;
     mosquitto: a_module_and_a_json_task, a_plain_text_at_qos_0, properties_and_a_response_topic,
-        request_and_response, a_tenants_topics, push_and_submit, one_of_two_runners_leaves;
+        request_and_response, a_tenants_topics, push_and_submit, one_of_two_runners_leaves,
+        one_of_two_runners_is_killed;
     transports: websocket, unix_socket, tls_with_a_client_certificate, tls_with_an_authority_that_is_not_trusted,
         password_in_a_file, wrong_password;
     reconnect: the_link_is_cut_again_and_again, a_stalled_link_is_noticed, a_stalled_link_is_noticed_under_way,
         the_link_is_cut_before_the_outcomes_puback, two_runners_of_one_name_lose_nothing, the_broker_comes_later;
-    restart: the_broker_is_restarted_in_the_middle, the_link_is_cut_again_and_again, two_runners_of_one_name_lose_nothing;
+    restart: the_broker_is_restarted_in_the_middle, the_link_is_cut_again_and_again,
+        two_runners_of_one_name_lose_nothing;
     unfit: a_willing_broker_is_fit, what_a_broker_lacks_is_named, a_refused_connection_is_named,
         a_refused_subscription_is_named, a_session_taken_over_ends_the_runner;
     windows: completion_order_waits_for_nobody, arrival_order_waits_for_the_head, the_prefetch_is_honoured;

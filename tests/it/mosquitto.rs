@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 use wasmqtt_tests::guests;
 
-use crate::stock::{Mosquitto, Stock};
+use crate::stock::{Mosquitto, Stock, Subscribed};
 use crate::under_test::{Serve, run};
 
 const TASK: [&str; 4] = ["-t", "task_queue", "-q", "1"];
@@ -144,9 +144,21 @@ pub(crate) async fn push_and_submit() {
     serve.end().await;
 }
 
-/// SIGTERM of one of two in the middle. Mosquitto keeps what it had sent to the one that left until that one's
-/// session is taken up again.
 pub(crate) async fn one_of_two_runners_leaves() {
+    of_two_runners_the_first(Serve::end).await;
+}
+
+pub(crate) async fn one_of_two_runners_is_killed() {
+    of_two_runners_the_first(async |mut first: Serve| {
+        first.kill();
+        first.ended().await;
+    })
+    .await;
+}
+
+/// Two share the work, the first goes in the middle, another one takes its name. Mosquitto keeps what it had sent to
+/// the one that is gone until its session is taken up again.
+async fn of_two_runners_the_first(goes: impl AsyncFnOnce(Serve)) {
     const TASKS: usize = 500;
     let broker = Mosquitto::with(|_| "max_queued_messages 0\n".to_owned()).await;
     let stock = broker.stock();
@@ -156,40 +168,40 @@ pub(crate) async fn one_of_two_runners_leaves() {
     let first = Serve::ready(&named("first")).await;
     let second = Serve::ready(&named("second")).await;
     let mut completed = stock.subscribe(&["task_completed"]).await;
-    let file = broker.folder.path().join("tasks");
     let tasks: String = (0..TASKS)
         .map(|n| format!("{{\"id\":\"{n}\",\"module\":\"burn\",\"input\":\"1000000\"}}\n"))
         .collect();
-    std::fs::write(&file, tasks).expect("a file");
-    let publishing = tokio::process::Command::new("sh")
-        .arg("-c")
-        .arg("mosquitto_pub -V 5 -p $0 -t task_queue -q 1 -l < $1")
-        .arg(broker.port.number.to_string())
-        .arg(&file)
-        .kill_on_drop(true)
-        .status();
-    let publishing = tokio::spawn(publishing);
+    let publishing = tokio::spawn(async move { stock.publish_lines("task_queue", &tasks).await });
 
-    let (mut answered, mut by) = (BTreeSet::new(), BTreeSet::new());
-    let mut take = async |until: usize| {
-        let mut seen = 0;
-        while answered.len() < until {
-            let outcome = completed.next_json().await;
-            assert_eq!(outcome["status"], "succeeded", "{outcome}");
-            answered.insert(outcome["id"].as_str().expect("an id").to_owned());
-            by.insert(outcome["runner"].as_str().expect("a runner").to_owned());
-            seen += 1;
-        }
-        seen
-    };
-    let before = take(100).await;
-    first.end().await;
+    let mut outcomes = Outcomes::default();
+    outcomes.until(&mut completed, 100).await;
+    goes(first).await;
     let replacement = Serve::ready(&named("first")).await;
-    let after = take(TASKS).await;
-    println!("{} outcomes of {TASKS} tasks", before + after);
-    assert!(publishing.await.expect("no panic").expect("sh").success());
-    let both = ["first", "second"].map(str::to_owned);
-    assert_eq!(by, both.into());
+    outcomes.until(&mut completed, TASKS).await;
+    publishing.await.expect("published");
+    assert_eq!(outcomes.by, ["first", "second"].map(str::to_owned).into());
+    println!("{} outcomes of {TASKS} tasks", outcomes.count);
     replacement.end().await;
     second.end().await;
+}
+
+#[derive(Default)]
+struct Outcomes {
+    answered: BTreeSet<String>,
+    by: BTreeSet<String>,
+    count: usize,
+}
+
+impl Outcomes {
+    /// Hears until so many different tasks are answered.
+    async fn until(&mut self, completed: &mut Subscribed, answered: usize) {
+        while self.answered.len() < answered {
+            let outcome = completed.next_json().await;
+            assert_eq!(outcome["status"], "succeeded", "{outcome}");
+            let text = |name: &str| outcome[name].as_str().expect("a text").to_owned();
+            self.answered.insert(text("id"));
+            self.by.insert(text("runner"));
+            self.count += 1;
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! Debian's mosquitto: the broker, started by a test with a configuration of its own, and the clients.
 
-use std::io::Write as _;
+use std::io::{Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
@@ -210,6 +210,17 @@ impl Stock {
         let path = file.path().to_str().expect("a path in UTF-8");
         self.publish(&["-t", topic, "-r", "-q", "1", "-f", path])
             .await;
+    }
+
+    /// Publishes every line at QoS 1, over one connection.
+    pub(crate) async fn publish_lines(&self, topic: &str, lines: &str) {
+        let mut file = tempfile::tempfile().expect("a file");
+        file.write_all(lines.as_bytes()).expect("a file");
+        file.rewind().expect("a file");
+        let mut command = self.command("mosquitto_pub");
+        command.args(["-t", topic, "-q", "1", "-l"]).stdin(file);
+        let output = command.output().await.expect("mosquitto_pub runs");
+        assert!(output.status.success(), "{output:?}");
     }
 
     pub(crate) async fn try_publish(&self, args: &[&str]) -> Output {

@@ -26,6 +26,13 @@ pub fn load(
                 .with_context(|| format!("failed to read {}", path.display()))?;
             let table: toml::Table = text
                 .parse()
+                .map_err(|error: toml::de::Error| {
+                    // Not the error's own text: it shows the line, which may hold a password.
+                    let line = error
+                        .span()
+                        .map_or(0, |span| text[..span.start].matches('\n').count() + 1);
+                    anyhow!("line {line}: {}", error.message())
+                })
                 .with_context(|| format!("failed to parse {}", path.display()))?;
             let values = serde_json::to_value(table).context("failed to read the configuration")?;
             // Read alone first, so that an error is the file's and says so.

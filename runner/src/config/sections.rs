@@ -120,6 +120,8 @@ pub struct Modules {
     pub published: bool,
     /// How long to wait for a module that may not be there.
     pub lookup_ms: u64,
+    /// The largest module, in bytes.
+    pub max_bytes: u64,
     /// Compiled modules on disk; none when absent.
     pub cache_directory: Option<PathBuf>,
     /// Compiled modules in memory.
@@ -131,7 +133,8 @@ impl Default for Modules {
         Modules {
             directory: None,
             published: true,
-            lookup_ms: 500,
+            lookup_ms: 2_000,
+            max_bytes: 64 << 20,
             cache_directory: cache_directory(),
             cached: 1_000,
         }

@@ -102,6 +102,10 @@ pub fn outcome(tenant: &TenantId, inbound: &Inbound) -> Result<Outcome, String> 
             .find(|(n, _)| n == name)
             .map(|(_, value)| value.as_str())
     };
+    let all = |name: &str| {
+        let values = properties.user.iter().filter(|(n, _)| n == name);
+        values.map(|(_, value)| value.clone()).collect()
+    };
     let need = |name: &str| field(name).ok_or_else(|| format!("the outcome has no `{name}`"));
     let number = |name: &str| {
         field(name)
@@ -132,9 +136,7 @@ pub fn outcome(tenant: &TenantId, inbound: &Inbound) -> Result<Outcome, String> 
                 .find(|c| c.as_str() == code)
                 .ok_or_else(|| format!("unknown error code {code:?}"))?;
             let mut error = TaskError::new(code, field("error_message").unwrap_or_default());
-            error.backtrace = field("error_backtrace")
-                .map(|text| text.lines().map(str::to_owned).collect())
-                .unwrap_or_default();
+            error.backtrace = all("error_backtrace");
             error.retry = match field("error_retry") {
                 Some("never") => Some(GuestRetry::Never),
                 Some("after") => Some(GuestRetry::After(number("error_retry_after_ms"))),

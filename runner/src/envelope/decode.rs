@@ -118,9 +118,11 @@ pub fn decode(
     now: SystemTime,
 ) -> Result<Task, Box<Undecodable>> {
     let mut draft = Draft::new(inbound, now);
-    let read = topics
-        .tenant_of_queue(&inbound.topic)
-        .map_err(|why| TaskError::new(ErrorCode::TenantDenied, why));
+    let read = topics.tenant_of_queue(&inbound.topic).map_err(|why| {
+        // Nobody's queue: nobody's rights to a reply topic either.
+        draft.reply = Reply::default();
+        TaskError::new(ErrorCode::TenantDenied, why)
+    });
     let read = read.and_then(|tenant| {
         draft.tenant = tenant;
         draft

@@ -10,10 +10,15 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::envelope::topics::Topics;
-use crate::envelope::{Message, Properties, Quality};
+use crate::envelope::{Message, Properties, Quality, is_refused};
 use crate::task::outcome::{GuestRetry, Outcome, TaskError};
 use crate::task::tenant::TenantId;
 use crate::task::{Shape, Task, TaskId};
+
+/// The longest user property's value, in bytes; MQTT's own limit is 65,535.
+const PROPERTY_BYTES: usize = 4096;
+/// The longest media type, in bytes.
+const CONTENT_TYPE_BYTES: usize = 256;
 
 /// The messages of an outcome: the record first, then the reply if one is wanted.
 ///
@@ -279,7 +284,8 @@ fn microseconds(ms: f64) -> f64 {
 
 fn as_properties(outcome: &Outcome) -> Properties {
     let mut user: Vec<(String, String)> = Vec::with_capacity(16);
-    let mut put = |name: &str, value: String| user.push((name.to_owned(), value));
+    let mut put =
+        |name: &str, value: String| user.push((name.to_owned(), fit(value, PROPERTY_BYTES)));
     put("id", outcome.id.to_string());
     put("status", outcome.status.to_string());
     if let Some(module) = &outcome.module {
@@ -291,13 +297,9 @@ fn as_properties(outcome: &Outcome) -> Properties {
     put("attempt", outcome.attempt.to_string());
     if let Some(error) = outcome.error.as_ref().map(ErrorWire::of) {
         put("error_code", error.code.to_owned());
-        // One property holds at most 65,535 bytes.
-        put("error_message", error.message.chars().take(4096).collect());
-        if !error.backtrace.is_empty() {
-            put(
-                "error_backtrace",
-                error.backtrace.join("\n").chars().take(8192).collect(),
-            );
+        put("error_message", error.message.to_owned());
+        for frame in error.backtrace {
+            put("error_backtrace", frame.clone());
         }
         if let Some(retry) = error.retry {
             put("error_retry", retry.to_owned());
@@ -327,10 +329,36 @@ fn as_properties(outcome: &Outcome) -> Properties {
         put("correlation", correlation.clone());
     }
     Properties {
-        content_type: outcome.output.as_ref().and_then(|o| o.content_type.clone()),
+        content_type: outcome
+            .output
+            .as_ref()
+            .and_then(|o| o.content_type.clone())
+            .map(|text| fit(text, CONTENT_TYPE_BYTES)),
         user,
         ..Properties::default()
     }
+}
+
+/// A text that any broker takes as a property: what MQTT refuses escaped, what is too long cut. A guest may have
+/// written it, and one that is refused would cost the connection, again and again.
+fn fit(text: String, bytes: usize) -> String {
+    if text.len() <= bytes && !text.contains(is_refused) {
+        return text;
+    }
+    let mut fitting = String::with_capacity(text.len().min(bytes));
+    for c in text.chars() {
+        let before = fitting.len();
+        if is_refused(c) {
+            fitting.extend(c.escape_default());
+        } else {
+            fitting.push(c);
+        }
+        if fitting.len() > bytes {
+            fitting.truncate(before);
+            break;
+        }
+    }
+    fitting
 }
 
 /// An instant on the wire: RFC 3339 in UTC, with milliseconds.

@@ -1,5 +1,6 @@
 //! The names of the topics, for the default tenant and for the others.
 
+use crate::envelope::is_refused;
 use crate::task::TaskId;
 use crate::task::tenant::TenantId;
 use crate::task::{ModuleName, quoted};
@@ -109,23 +110,16 @@ impl Topics {
                 topic.len()
             ));
         }
-        if topic.contains(['+', '#', '\0']) {
+        if topic.contains(['+', '#']) || topic.contains(is_refused) {
             return Err(format!(
-                "a reply topic has no wildcards and no NUL, got {}",
+                "a reply topic has no wildcards and no control characters, got {}",
                 quoted(topic)
             ));
         }
         let relative = match (topic.strip_prefix(&self.root), tenant.is_default()) {
             (Some(relative), true) => relative,
-            // Another fleet's topics, or none of ours: not under a named tenant's prefix, and not a name
-            // that means anything to these runners.
-            (None, true) => {
-                return if topic.starts_with('$') {
-                    self.denied(topic)
-                } else {
-                    Ok(())
-                };
-            }
+            // Another fleet's topics, perhaps.
+            (None, true) => return self.denied(topic),
             (relative, false) => {
                 let prefix = format!("tenants/{tenant}/");
                 let own = relative.and_then(|r| r.strip_prefix(prefix.as_str()));
@@ -224,6 +218,8 @@ mod tests {
             "a/+",
             "#",
             "a\0b",
+            "a\tb",
+            "a\u{ffff}b",
             "$SYS/x",
             "$share/g/x",
             "task_queue",

@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, Result, ensure};
 
+use tracing::warn;
+
 use crate::modules::Content;
 use crate::task::outcome::{ErrorCode, TaskError};
 use crate::task::{Digest, ModuleName};
@@ -100,10 +102,11 @@ impl Directory {
             ModuleName::parse(name.to_str()?.strip_suffix(".wasm")?).ok()
         });
         for name in names.collect::<Vec<_>>() {
-            if let Some(content) = self.find(&name).await?
-                && content.digest == *digest
-            {
-                return Ok(Some(content));
+            match self.find(&name).await {
+                Ok(Some(content)) if content.digest == *digest => return Ok(Some(content)),
+                Ok(_) => {}
+                // One file that cannot be read is no reason not to find another.
+                Err(error) => warn!(%name, %error, "module file left out"),
             }
         }
         Ok(None)

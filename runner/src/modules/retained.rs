@@ -20,6 +20,11 @@ use crate::task::tenant::TenantId;
 /// Names followed at one time. Beyond it the name that was not asked for longest is dropped, so that a flood
 /// of made-up names costs neither memory nor the broker's subscriptions.
 const MAX_FOLLOWED: usize = 1_024;
+/// Bytes of modules kept for the names followed, in all; beyond it the same happens. A module that is dropped is
+/// fetched again when it is asked for, and is still compiled then.
+const MAX_BYTES: usize = 512 << 20;
+/// How long after a reconnect a module that has not come again counts as deleted.
+const FORGET: Duration = Duration::from_secs(30);
 /// How long a broker may take to answer a SUBSCRIBE.
 const SUBACK: Duration = Duration::from_secs(10);
 
@@ -152,10 +157,20 @@ impl Retained {
 }
 
 impl Followed {
+    fn bytes(&self) -> usize {
+        let bytes = |name: &Name| match &*name.content.borrow() {
+            Known::Present(content) => content.bytes.len(),
+            Known::Waiting | Known::Absent => 0,
+        };
+        self.names.values().map(bytes).sum()
+    }
+
     fn drop_oldest(&mut self) -> Option<String> {
+        // Not one that somebody waits for.
         let oldest = self
             .names
             .iter()
+            .filter(|(_, name)| !matches!(*name.content.borrow(), Known::Waiting))
             .min_by_key(|(_, name)| name.asked)?
             .0
             .clone();
@@ -185,7 +200,14 @@ async fn receive(mut deliveries: Deliveries, publisher: Publisher, followed: Arc
                 if let Known::Present(content) = &known {
                     info!(topic, digest = %content.digest, bytes = content.bytes.len(), "module published");
                 }
+                name.asked = Instant::now();
                 name.content.send_replace(known);
+            }
+            while followed.bytes() > MAX_BYTES && followed.names.len() > 1 {
+                let Some(dropped) = followed.drop_oldest() else {
+                    break;
+                };
+                publisher.unsubscribe(&dropped);
             }
         }
         if let Some(token) = delivery.token {
@@ -209,7 +231,7 @@ async fn watch_connections(
             return;
         }
         let generation = lock(&followed).generation;
-        tokio::time::sleep(lookup).await;
+        tokio::time::sleep(lookup.max(FORGET)).await;
         for (topic, name) in &lock(&followed).names {
             if name.generation < generation
                 && !matches!(*name.content.borrow(), Known::Waiting | Known::Absent)

@@ -56,6 +56,8 @@ pub(super) struct Session {
 struct Live {
     client: AsyncClient,
     acks: Acks,
+    /// Packet ids to acknowledge that the client has not taken yet.
+    acks_due: VecDeque<u16>,
     /// Zero until the CONNACK.
     window: usize,
     limits: Option<BrokerLimits>,
@@ -156,6 +158,7 @@ impl Session {
         let mut live = Live {
             client,
             acks: Acks::new(self.settings.ack_order),
+            acks_due: VecDeque::new(),
             window: 0,
             limits: None,
             subscribing: VecDeque::new(),
@@ -273,6 +276,14 @@ impl Session {
     /// Hands over as many publishes as the window takes.
     fn pump(&mut self, live: &mut Live) {
         let Some(limits) = &live.limits else { return };
+        while let Some(packet_id) = live.acks_due.front() {
+            let mut publish = Publish::new("", QoS::AtLeastOnce, "", None);
+            publish.pkid = *packet_id;
+            if live.client.try_ack(&publish).is_err() {
+                break;
+            }
+            live.acks_due.pop_front();
+        }
         while let Some(pending) = self.outbox.next(live.window) {
             let bytes = pending.message.packet_bytes();
             if bytes > limits.max_packet_bytes {
@@ -283,15 +294,18 @@ impl Session {
                     bytes,
                     limit,
                 }));
-            } else if link::hand_over(&live.client, &pending.message) {
-                self.outbox.handed(pending);
-            } else {
+            } else if !rumqttc::valid_topic(&pending.message.topic) {
                 let topic = pending.message.topic.clone();
-                error!(topic, "the client does not take this publish");
                 pending.answer(Err(PublishError::Refused {
                     topic,
                     reason: "not a valid topic".to_owned(),
                 }));
+            } else if link::hand_over(&live.client, &pending.message) {
+                self.outbox.handed(pending);
+            } else {
+                // The channel is full: it is tried again when an event says that there is room.
+                self.outbox.put_back(pending);
+                break;
             }
         }
     }
@@ -305,12 +319,7 @@ impl Session {
             return;
         }
         for packet_id in live.acks.done(token.sequence, token.packet_id) {
-            let mut publish = Publish::new("", QoS::AtLeastOnce, "", None);
-            publish.pkid = packet_id;
-            // The channel has room for a whole window of acknowledgements.
-            if live.client.try_ack(&publish).is_err() {
-                error!(packet_id, "acknowledgement not taken by the client");
-            }
+            live.acks_due.push_back(packet_id);
         }
     }
 

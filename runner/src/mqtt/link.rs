@@ -76,7 +76,7 @@ pub(super) fn window(settings: &Settings, connack: &ConnAck) -> usize {
         .as_ref()
         .and_then(|p| p.receive_max)
         .unwrap_or(u16::MAX);
-    let limit = theirs.min(packet_ids(settings)) - 1;
+    let limit = theirs.min(packet_ids(settings)).saturating_sub(1);
     usize::from(limit.min(settings.send_maximum).max(1))
 }
 

@@ -9,13 +9,23 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
+use tracing::warn;
+
 use crate::envelope::{Message, Quality};
 use crate::mqtt::{PublishError, Published};
+
+/// QoS 0 publishes in the client's channel: they must leave room for acknowledgements.
+pub(super) const HANDED_QOS0: usize = 128;
+/// Connections that a publish may see die before it is answered as refused: a broker closes the connection for
+/// a packet that it does not like, and one such packet must not hold up all others for ever. Whoever published
+/// it decides whether to try again.
+const LOSSES: u32 = 5;
 
 /// A publish and whoever waits for it.
 #[derive(Debug)]
 pub(super) struct Pending {
     order: u64,
+    losses: u32,
     pub(super) message: Arc<Message>,
     waiter: Option<oneshot::Sender<Result<Published, PublishError>>>,
 }
@@ -47,6 +57,7 @@ impl Outbox {
     ) {
         self.queued.push_back(Pending {
             order: self.next_order,
+            losses: 0,
             message,
             waiter,
         });
@@ -56,10 +67,17 @@ impl Outbox {
     /// The next publish to hand over, if fewer than `window` QoS 1 publishes are unanswered.
     pub(super) fn next(&mut self, window: usize) -> Option<Pending> {
         let qos1 = self.queued.front()?.message.quality == Quality::AtLeastOnce;
-        if qos1 && self.handed_qos1 + self.in_flight.len() >= window {
-            return None;
-        }
-        self.queued.pop_front()
+        let full = if qos1 {
+            self.handed_qos1 + self.in_flight.len() >= window
+        } else {
+            self.handed.len() - self.handed_qos1 >= HANDED_QOS0
+        };
+        if full { None } else { self.queued.pop_front() }
+    }
+
+    /// The client had no room after all: it is next again.
+    pub(super) fn put_back(&mut self, pending: Pending) {
+        self.queued.push_front(pending);
     }
 
     /// It was handed to the client.
@@ -105,8 +123,22 @@ impl Outbox {
         }
         self.handed_qos1 = 0;
         again.sort_by_key(|pending| std::cmp::Reverse(pending.order));
-        for pending in again {
-            self.queued.push_front(pending);
+        for mut pending in again {
+            pending.losses += 1;
+            if pending.losses >= LOSSES {
+                let topic = pending.message.topic.clone();
+                warn!(
+                    topic,
+                    losses = pending.losses,
+                    "publish given up: the connection died of it, or with it"
+                );
+                let reason =
+                    format!("the connection was lost {LOSSES} times while it was in flight");
+                pending.answer(Err(PublishError::Refused { topic, reason }));
+            } else if pending.waiter.is_some() {
+                self.queued.push_front(pending);
+            }
+            // Else the birth message, which is published anew on every connection.
         }
     }
 }
@@ -131,8 +163,11 @@ mod tests {
     #[test]
     fn what_was_not_acknowledged_is_sent_again_in_order() {
         let mut outbox = Outbox::default();
+        let mut answers = Vec::new();
         for topic in ["a", "b", "c", "d"] {
-            outbox.push(message(topic, Quality::AtLeastOnce).into(), None);
+            let (waiter, answer) = oneshot::channel();
+            outbox.push(message(topic, Quality::AtLeastOnce).into(), Some(waiter));
+            answers.push(answer);
         }
         for id in [1, 2] {
             let next = outbox.next(3).expect("within the window");
@@ -164,5 +199,37 @@ mod tests {
         outbox.connection_lost();
         assert_eq!(answer.try_recv(), Ok(Ok(Published::Accepted)));
         assert!(topics(&mut outbox).is_empty());
+    }
+
+    #[test]
+    fn a_poison_publish_is_given_up() {
+        let mut outbox = Outbox::default();
+        let (waiter, mut answer) = oneshot::channel();
+        outbox.push(message("poison", Quality::AtLeastOnce).into(), Some(waiter));
+        for _ in 0..LOSSES {
+            let next = outbox.next(1).expect("queued again");
+            outbox.handed(next);
+            outbox.sent(1);
+            outbox.connection_lost();
+        }
+        assert!(matches!(
+            answer.try_recv(),
+            Ok(Err(PublishError::Refused { .. }))
+        ));
+        assert!(topics(&mut outbox).is_empty());
+    }
+
+    #[test]
+    fn qos_0_leaves_room() {
+        let mut outbox = Outbox::default();
+        for _ in 0..HANDED_QOS0 + 1 {
+            outbox.push(message("log", Quality::AtMostOnce).into(), None);
+        }
+        while let Some(next) = outbox.next(1) {
+            outbox.handed(next);
+        }
+        assert_eq!(outbox.handed.len(), HANDED_QOS0);
+        outbox.sent(0);
+        assert!(outbox.next(1).is_some());
     }
 }

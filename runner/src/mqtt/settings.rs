@@ -105,7 +105,9 @@ pub enum Address {
 impl Address {
     /// Parses a broker URL. Credentials do not belong in it: they would show in every log.
     pub fn parse(url: &str) -> Result<Address, String> {
-        let wrong = |why: &str| Err(format!("broker URL {}: {why}", quoted(url)));
+        // What stands before an `@` may be a password.
+        let shown = url.rsplit_once('@').map_or(url, |(_, host)| host);
+        let wrong = |why: &str| Err(format!("broker URL {}: {why}", quoted(shown)));
         let Some((scheme, rest)) = url.split_once("://") else {
             return wrong("expected mqtt://host, mqtts://host, ws://host/path or unix:///path");
         };

@@ -80,8 +80,11 @@ impl Active {
             .unwrap_or_default()
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.lock().len()
+    /// Whether every delivery of a task came at QoS 0, so that nobody will deliver it again.
+    pub(super) fn is_volatile(&self, tenant: &TenantId, id: &TaskId) -> bool {
+        let active = self.lock();
+        let in_hand = active.get(&(tenant.clone(), id.clone()));
+        in_hand.is_some_and(|in_hand| in_hand.held.tokens.is_empty())
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<(TenantId, TaskId), InHand>> {

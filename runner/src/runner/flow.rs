@@ -30,15 +30,9 @@ const REFUSED: (Duration, Duration) = (Duration::from_millis(500), Duration::fro
 /// Why a task has no outcome here: the runner stops, and the broker has the task still.
 struct HandedBack;
 
-/// Runs a task to its outcome and publishes that. `volatile` tasks came at QoS 0: nobody delivers them again,
-/// so they are answered even when the runner stops. `full` says that there was no room for one more.
-pub(super) async fn run(
-    shared: Arc<Shared>,
-    task: Task,
-    received: Instant,
-    volatile: bool,
-    full: bool,
-) {
+/// Runs a task to its outcome and publishes that. Tasks that came at QoS 0 are answered even when the runner
+/// stops, because nobody delivers them again. `full` says that there was no room for one more.
+pub(super) async fn run(shared: Arc<Shared>, task: Task, received: Instant, full: bool) {
     let ended = if full {
         let error = TaskError::new(
             ErrorCode::QuotaExceeded,
@@ -48,9 +42,10 @@ pub(super) async fn run(
     } else {
         attempt(&shared, &task, received).await
     };
-    let outcome = match ended {
+    let mut outcome = match ended {
         Ok(outcome) => outcome,
-        Err(HandedBack) if volatile => {
+        // Asked now, not on arrival: a QoS 1 delivery of the same task may have come since.
+        Err(HandedBack) if shared.active.is_volatile(&task.tenant, &task.id) => {
             let error = TaskError::new(
                 ErrorCode::RunnerShutdown,
                 "the runner stopped before the task could finish",
@@ -64,30 +59,27 @@ pub(super) async fn run(
         }
     };
     drop(task);
-    if settle(&shared, outcome.clone()).await {
-        let held = shared.active.leave(&outcome.tenant, &outcome.id);
-        for token in held.tokens {
-            shared.publisher.ack(token);
-        }
-        for reply in held.replies {
-            answer_again(
-                &shared,
-                Outcome {
-                    reply,
-                    ..outcome.clone()
-                },
-            )
-            .await;
-        }
+    let settled = settle(&shared, &mut outcome).await;
+    // Also when it is not settled: a delivery that comes again must not attach to a task that nobody runs.
+    let held = shared.active.leave(&outcome.tenant, &outcome.id);
+    if !settled {
+        return;
+    }
+    for reply in held.replies {
+        outcome.reply = reply;
+        answer_again(&shared, &outcome).await;
+    }
+    for token in held.tokens {
+        shared.publisher.ack(token);
     }
 }
 
 /// Answers one more who asked for a task that was in hand; the record is at the broker already.
-async fn answer_again(shared: &Shared, outcome: Outcome) {
+async fn answer_again(shared: &Shared, outcome: &Outcome) {
     let topic = outcome.reply.topic.as_ref();
     let allowed =
         topic.is_some_and(|topic| shared.topics.check_reply(&outcome.tenant, topic).is_ok());
-    if let Some(message) = encode::outcome(&shared.topics, &outcome)
+    if let Some(message) = encode::outcome(&shared.topics, outcome)
         .into_iter()
         .nth(1)
         .filter(|_| allowed)
@@ -118,8 +110,8 @@ pub(super) async fn answer_conflict(shared: Arc<Shared>, mut task: Task, token: 
     settle_and_ack(&shared, outcome, token).await;
 }
 
-async fn settle_and_ack(shared: &Shared, outcome: Outcome, token: Option<AckToken>) {
-    if settle(shared, outcome).await
+async fn settle_and_ack(shared: &Shared, mut outcome: Outcome, token: Option<AckToken>) {
+    if settle(shared, &mut outcome).await
         && let Some(token) = token
     {
         shared.publisher.ack(token);
@@ -230,22 +222,23 @@ impl Shared {
 }
 
 /// Publishes an outcome until the broker has it; false when the connection was closed first.
-async fn settle(shared: &Shared, mut outcome: Outcome) -> bool {
+async fn settle(shared: &Shared, outcome: &mut Outcome) -> bool {
     // The reply topic is the producer's wish; the runner's rights are not the producer's.
     let topics: &Topics = &shared.topics;
+    let tenant = &outcome.tenant;
     outcome
         .reply
         .topic
-        .take_if(|topic| topics.check_reply(&outcome.tenant, topic).is_err());
-    log(&outcome);
-    let mut messages = encode::outcome(topics, &outcome).into_iter();
+        .take_if(|topic| topics.check_reply(tenant, topic).is_err());
+    log(outcome);
+    let mut messages = encode::outcome(topics, outcome).into_iter();
     let Some(record) = messages.next() else {
         return false;
     };
     let reply = messages
         .next()
         .map(|message| publish_reply(shared, message, &outcome.tenant, &outcome.id));
-    let record = publish_record(shared, record, &outcome);
+    let record = publish_record(shared, record, outcome);
     match reply {
         None => record.await,
         Some(reply) => tokio::join!(record, reply).0,
@@ -265,7 +258,7 @@ async fn publish_record(shared: &Shared, message: Message, outcome: &Outcome) ->
                 else {
                     return false;
                 };
-                if record.payload.len() >= message.payload.len() {
+                if record.packet_bytes() >= message.packet_bytes() {
                     // Even the bare error does not fit: a broker that takes next to nothing.
                     error!(task_id = %outcome.id, error = %why, "outcome does not fit the broker");
                     return false;

@@ -22,6 +22,9 @@ pub(super) struct Limiter {
     memory_limit: u64,
     memory: u64,
     peak: u64,
+    /// Both before the last growth, which wasmtime may yet refuse: it asks here before it looks at the memory's
+    /// own maximum.
+    before: (u64, u64),
 }
 
 impl Limiter {
@@ -30,6 +33,7 @@ impl Limiter {
             memory_limit,
             memory: 0,
             peak: 0,
+            before: (0, 0),
         }
     }
 
@@ -55,9 +59,15 @@ impl ResourceLimiter for Limiter {
             // the name of what it ran into.
             return Err(LimitHit::Memory { wanted }.into());
         }
+        self.before = (self.memory, self.peak);
         self.memory = wanted;
         self.peak = self.peak.max(wanted);
         Ok(true)
+    }
+
+    fn memory_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
+        (self.memory, self.peak) = self.before;
+        Ok(())
     }
 
     fn table_growing(
@@ -97,5 +107,19 @@ mod tests {
             "the second to 100 in all"
         );
         assert_eq!(limiter.peak_bytes(), 100);
+    }
+
+    #[test]
+    fn a_growth_that_failed_does_not_count() {
+        let mut limiter = Limiter::new(100);
+        assert!(limiter.memory_growing(0, 60, Some(60)).is_ok());
+        assert!(
+            limiter.memory_growing(60, 100, Some(60)).is_ok(),
+            "not ours to refuse"
+        );
+        let refused = wasmtime::Error::msg("over the memory's own maximum");
+        assert!(limiter.memory_grow_failed(refused).is_ok());
+        assert_eq!(limiter.peak_bytes(), 60);
+        assert!(limiter.memory_growing(0, 40, None).is_ok(), "40 are left");
     }
 }

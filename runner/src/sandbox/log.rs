@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// The log that one task may write, in bytes.
 pub const LOG_BYTES: usize = 64 << 10;
+/// What a line costs of that besides its own bytes: else empty lines would be free, and each is a message.
+const LINE_BYTES: usize = 64;
 
 /// Hears what a guest says while it runs. Called on the guest's thread: must not block.
 pub trait GuestEvents: Send + Sync {
@@ -45,12 +47,13 @@ impl LogSink {
         };
         // One guest runs on one thread at a time: no other writer comes between.
         let left = self.left.load(Ordering::Relaxed);
-        if message.len() > left {
+        let cost = message.len() + LINE_BYTES;
+        if cost > left {
             self.cut.store(true, Ordering::Relaxed);
             let note = format!("the log ends here: a task may write {LOG_BYTES} bytes of it");
             return events.log("warn", "log", &note);
         }
-        self.left.store(left - message.len(), Ordering::Relaxed);
+        self.left.store(left - cost, Ordering::Relaxed);
         events.log(level, source, message);
     }
 }

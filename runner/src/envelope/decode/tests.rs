@@ -241,6 +241,8 @@ fn the_tenant_is_the_topics() {
     message.topic = "tenants/acme/task_queue".to_owned();
     assert_eq!(read(&message).expect("a task").tenant.as_str(), "acme");
     message.topic = "tenants/BAD/task_queue".to_owned();
+    message.properties.response_topic = Some("replies/1".to_owned());
+    assert_eq!(read(&message).expect_err("no task").reply, Reply::default());
     assert_eq!(
         read(&message).expect_err("no task").error.code,
         ErrorCode::TenantDenied
