@@ -17,6 +17,7 @@ mod lifecycle;
 mod modules;
 mod mosquitto;
 mod packets;
+mod poison;
 mod pressure;
 mod proxy;
 mod raw_client;
@@ -89,6 +90,7 @@ tests! {
         memory_bomb_at_the_default_limit, table_bomb, many_memories, alloc, huge_output, output_over_the_limit,
         stdout_flood, log_flood, trap, divide_by_zero, panic, exit_code, sleeping_host_call, guest_error, wants_http,
         reads_files;
+    poison: nobody_can_poison_the_connection;
     pressure: endless_loops_delay_nobody;
     garbage: garbage;
     modules: from_a_folder, a_published_module_does_not_shadow_the_folder, from_the_retained_topic, never_published,
@@ -100,7 +102,13 @@ tests! {
 }
 
 /// The modules whose tests start Debian's mosquitto or its clients.
-const NEED_MOSQUITTO: &[&str] = &["embedded_clients", "mosquitto", "restart", "transports"];
+const NEED_MOSQUITTO: &[&str] = &[
+    "embedded_clients",
+    "mosquitto",
+    "poison",
+    "restart",
+    "transports",
+];
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use rumqttc::NetworkOptions;
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{
     ConnAck, ConnectReturnCode, Packet, PubAckReason, Publish, PublishProperties,
@@ -44,6 +45,9 @@ pub(crate) fn options(address: SocketAddr, id: &str) -> MqttOptions {
     options.set_max_packet_size(Some(128 << 20));
     options.set_outgoing_inflight_upper_limit(1000);
     options.set_keep_alive(Duration::from_secs(30));
+    let mut network = NetworkOptions::new();
+    network.set_tcp_nodelay(true);
+    options.set_network_options(network);
     options
 }
 

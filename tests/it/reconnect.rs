@@ -86,7 +86,7 @@ pub(crate) async fn a_stalled_link_is_noticed() {
 /// The same while the runner has more to send than the buffers on the way take.
 pub(crate) async fn a_stalled_link_is_noticed_under_way() {
     const TASKS: usize = 200;
-    const BYTES: usize = 256 << 10;
+    const BYTES: usize = 64 << 10;
     let broker = embedded().await;
     let proxy = Proxy::start(broker.address()).await;
     let modules = TempDir::new().expect("a folder");
