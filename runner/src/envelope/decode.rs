@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 
 use crate::envelope::Inbound;
-use crate::envelope::decode::fields::{Object, Value, unknown};
+use crate::envelope::decode::fields::{Object, Value, short, unknown};
 use crate::envelope::topics::Topics;
 use crate::task::limits::RequestedLimits;
 use crate::task::outcome::{ErrorCode, Outcome, TaskError, Usage};
@@ -251,10 +251,7 @@ impl Draft {
         let mut seen: Vec<&str> = Vec::with_capacity(user.len());
         for (name, text) in head.into_iter().chain(tail) {
             let read = if seen.contains(&name.as_str()) {
-                Err(format!(
-                    "user property `{}` appears twice",
-                    name.escape_default()
-                ))
+                Err(format!("user property `{}` appears twice", short(name)))
             } else {
                 self.set_property(name, &Value::Text(text))
             };
@@ -280,7 +277,7 @@ impl Draft {
 
     fn read_json(&mut self, object: &Object<'_>) -> Result<(), String> {
         let mut first_error = object.duplicate().map_or(Ok(()), |name| {
-            Err(format!("field `{}` appears twice", name.escape_default()))
+            Err(format!("field `{}` appears twice", short(name)))
         });
         let first = |name: &str| matches!(name, "id" | "reply_to" | "correlation" | "module");
         let (head, tail): (Vec<_>, Vec<_>) = object.fields().partition(|(name, _)| first(name));
@@ -318,10 +315,7 @@ impl Draft {
             }
             "labels" => {
                 for (label, value) in value.object(name)?.fields() {
-                    self.set_label(
-                        label,
-                        value.string(&format!("labels.{}", label.escape_default()))?,
-                    )?;
+                    self.set_label(label, value.string(&format!("labels.{}", short(label)))?)?;
                 }
             }
             _ => {

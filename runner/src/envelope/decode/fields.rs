@@ -178,7 +178,7 @@ impl<'a> Value<'a> {
         match object.duplicate() {
             Some(field) => Err(format!(
                 "field `{}` appears twice in `{name}`",
-                field.escape_default()
+                short(field)
             )),
             None => Ok(object),
         }
@@ -224,17 +224,21 @@ fn unquoted(json: &str) -> String {
     shown
 }
 
+/// A name in an error message: escaped, and cut where it is long.
+pub(super) fn short(name: &str) -> String {
+    name.chars()
+        .take(64)
+        .flat_map(char::escape_default)
+        .collect()
+}
+
 /// The error for a name that nobody knows, with the likeliest intention.
 pub(super) fn unknown(what: &str, name: &str, known: &[&str]) -> String {
-    let shown: String = name.chars().take(64).collect();
+    let shown = short(name);
     match crate::suggest::closest(name, known) {
-        Some(close) => format!(
-            "unknown {what} `{}`, did you mean `{close}`?",
-            shown.escape_default()
-        ),
+        Some(close) => format!("unknown {what} `{shown}`, did you mean `{close}`?"),
         None => format!(
-            "unknown {what} `{}`, expected one of {}",
-            shown.escape_default(),
+            "unknown {what} `{shown}`, expected one of {}",
             known.join(", ")
         ),
     }
