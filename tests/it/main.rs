@@ -112,6 +112,8 @@ const NEED_MOSQUITTO: &[&str] = &[
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
+    // A backtrace through a runtime says nothing, and pushes what was said out of sight.
+    std::panic::set_hook(Box::new(|panic| eprintln!("{panic}")));
     let mut tests = tests();
     // In CI they run all the same, and fail.
     let left_out = if stock::installed() || std::env::var_os("CI").is_some() {

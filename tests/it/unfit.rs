@@ -76,7 +76,7 @@ pub(crate) async fn a_refused_subscription_is_named() {
     }
 }
 
-/// DISCONNECT with reason 0x8e, and how a runner ends that gets it.
+/// DISCONNECT with reason 0x8e, and how a runner ends that gets it again at once.
 pub(crate) async fn a_session_taken_over_ends_the_runner() {
     let broker = FakeBroker::start(Script {
         last_words: Some(&[0xe0, 2, 0x8e, 0]),

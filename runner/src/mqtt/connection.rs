@@ -31,6 +31,9 @@ use crate::mqtt::{
 const FILTERS_PER_PACKET: usize = 64;
 /// A connection that lived so long was a good one.
 const HELD: Duration = Duration::from_secs(5);
+/// Taken over twice within this time, it is another client's doing. Once it may be our own: a CONNECT given up for lost
+/// that reached the broker after the next one.
+const TAKEOVERS: Duration = Duration::from_secs(60);
 /// The slowest link that counts as one, in bytes a second.
 const SLOWEST_LINK: usize = 64 << 10;
 /// Commands taken between two looks at the network.
@@ -70,7 +73,7 @@ struct Live {
 enum End {
     Lost(String),
     Final(String),
-    /// Another client connected under this client's id: to reconnect would take it back, for ever.
+    /// Another connection was made under this client's id.
     TakenOver,
     Closed,
 }
@@ -100,10 +103,22 @@ impl Session {
 
     pub(super) async fn run(mut self) {
         let mut backoff = Backoff::default();
+        let mut taken_over: Option<Instant> = None;
         let ended = loop {
             let online_before = self.ever_online;
-            match self.connection().await {
+            let end = match self.connection().await {
+                End::TakenOver
+                    if taken_over
+                        .replace(Instant::now())
+                        .is_none_or(|last| last.elapsed() > TAKEOVERS) =>
+                {
+                    End::Lost("another connection took over the session".to_owned())
+                }
+                end => end,
+            };
+            match end {
                 End::Closed => break State::Closed,
+                // To reconnect would take it back, for ever.
                 End::TakenOver => {
                     let id = &self.settings.client_id;
                     break State::Failed(format!(
