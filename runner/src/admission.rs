@@ -45,7 +45,7 @@ pub fn admit(task: &Task, policy: &Policy, now: SystemTime) -> Result<Limits, Re
         let allowed = policy.topics.check_reply(&task.tenant, topic);
         allowed.map_err(|why| TaskError::new(ErrorCode::TenantDenied, why))?;
     }
-    check_supported(task, now)?;
+    check_supported(task)?;
     check_expiry(task, now)?;
     let limits = task.limits.resolve(&policy.limits, &policy.ceilings);
     Ok(limits.map_err(|why| TaskError::new(ErrorCode::LimitDenied, why))?)
@@ -66,22 +66,10 @@ pub fn check_expiry(task: &Task, now: SystemTime) -> Result<(), Rejection> {
 }
 
 /// What the contract has and this runner has not: refused by name, so that nobody waits for it in vain.
-fn check_supported(task: &Task, now: SystemTime) -> Result<(), TaskError> {
+fn check_supported(task: &Task) -> Result<(), TaskError> {
     let unsupported = |what: String| Err(TaskError::new(ErrorCode::Unsupported, what));
     if let ModuleRef::Remote(address) = &task.module {
         return unsupported(format!("this runner does not fetch modules: {address}"));
-    }
-    if task.not_before.is_some_and(|at| at > now) {
-        return unsupported("`not_before`: this runner does not delay tasks".to_owned());
-    }
-    if let Some(attempts) = task
-        .retry
-        .and_then(|retry| retry.max_attempts)
-        .filter(|attempts| *attempts > 1)
-    {
-        return unsupported(format!(
-            "`retry.max_attempts` {attempts}: this runner makes one attempt"
-        ));
     }
     Ok(())
 }

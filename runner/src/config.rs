@@ -13,13 +13,14 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::config::layers::load;
 use crate::config::sections::{
-    Ceilings, DefaultLimits, EmbeddedBroker, Modules, Mqtt, Runner, Tenant,
+    Ceilings, DefaultLimits, EmbeddedBroker, Journal, Modules, Mqtt, Runner, Tenant,
 };
 use crate::envelope::topics::Topics;
 use crate::mqtt::settings::{Address, Tls};
 use crate::sandbox::engine::MAX_GUESTS;
 use crate::task::ModuleRef;
 use crate::task::limits::LimitValues;
+use crate::task::retry;
 use crate::task::tenant::TenantId;
 
 /// Everything that can be configured.
@@ -32,6 +33,10 @@ pub struct Config {
     pub broker: EmbeddedBroker,
     /// How much runs at one time.
     pub runner: Runner,
+    /// What survives the process.
+    pub journal: Journal,
+    /// How often a task is tried that names nothing else.
+    pub retry: retry::Defaults,
     /// Where modules come from.
     pub modules: Modules,
     /// The limits of a task that names none.
@@ -88,6 +93,16 @@ impl Config {
         ] {
             ensure!(value >= 1, "`modules.{key}` must be at least 1, got 0");
         }
+        self.slot()?;
+        ensure!(
+            self.retry.max_attempts >= 1 && self.runner.max_deaths >= 1,
+            "`retry.max_attempts` and `runner.max_deaths` must be at least 1"
+        );
+        ensure!(
+            (1.0..=100.0).contains(&self.retry.factor),
+            "`retry.factor` must be from 1 to 100, got {}",
+            self.retry.factor
+        );
         self.validate_limits()
     }
 
@@ -190,6 +205,18 @@ impl Config {
             0 => u16::try_from(self.runner.concurrency.max(20)).unwrap_or(u16::MAX),
             prefetch => prefetch,
         }
+    }
+
+    /// The slot to take; `None` for the first that is free.
+    pub fn slot(&self) -> Result<Option<u16>> {
+        if self.runner.slot == "auto" {
+            return Ok(None);
+        }
+        let number = self.runner.slot.parse();
+        number.map(Some).with_context(|| {
+            let slot = &self.runner.slot;
+            format!("`runner.slot` must be \"auto\" or a number from 0 to 65535, got {slot:?}")
+        })
     }
 
     /// How long running tasks may take to finish after SIGTERM.

@@ -8,6 +8,7 @@ pub mod cli;
 pub mod client;
 pub mod config;
 pub mod envelope;
+pub mod journal;
 pub mod modules;
 pub mod mqtt;
 pub mod runner;

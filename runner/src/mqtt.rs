@@ -19,6 +19,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::envelope::{Inbound, Message};
+pub(crate) use crate::mqtt::backoff::random;
 use crate::mqtt::settings::Settings;
 
 /// A message that came, and the token that acknowledges it.

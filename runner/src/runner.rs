@@ -1,13 +1,17 @@
 //! The runner: takes deliveries, gives each a flow of its own, drains. Where mqtt and sandbox meet.
 
 mod active;
+mod control;
 mod flow;
+mod peers;
 mod permits;
 mod presence;
+mod slots;
 mod voice;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, anyhow};
@@ -17,17 +21,25 @@ use tracing::{debug, error, info, warn};
 
 use crate::admission::Policy;
 use crate::config::Config;
-use crate::envelope::decode;
+use crate::config::sections::Dedupe;
 use crate::envelope::topics::Topics;
+use crate::envelope::{Inbound, decode};
+use crate::journal::index::Seen;
+use crate::journal::record::Kept;
+use crate::journal::{self, Journal, Recovered};
 use crate::modules::ModuleStore;
 use crate::mqtt::settings::Settings;
-use crate::mqtt::{self, Deliveries, Delivery, Publisher, State};
+use crate::mqtt::{self, AckToken, Deliveries, Delivery, Publisher, State};
 use crate::runner::active::{Active, Arrival};
+use crate::runner::flow::InHand;
+use crate::runner::peers::Peers;
 use crate::runner::permits::Permits;
+use crate::runner::slots::Slot;
 use crate::sandbox::Sandbox;
 use crate::sandbox::engine::{Engine, Sizes};
-use crate::task::ModuleRef;
+use crate::task::outcome::Outcome;
 use crate::task::tenant::TenantId;
+use crate::task::{ModuleRef, Reply, Task, TaskId, retry};
 
 /// How often dropped QoS 0 messages are reported.
 const REPORT_EVERY: Duration = Duration::from_secs(5);
@@ -36,12 +48,17 @@ const REPORT_EVERY: Duration = Duration::from_secs(5);
 pub struct Runner {
     shared: Arc<Shared>,
     deliveries: Deliveries,
-    /// The connection that modules come over.
-    modules: Option<Publisher>,
+    /// The connections that modules and control messages come over.
+    others: Vec<Publisher>,
+    control: Option<(Deliveries, Publisher)>,
+    recovered: Recovered,
+    journal: journal::Closer,
     filters: Vec<String>,
     keeps_session: bool,
     backlog: usize,
     drain: Duration,
+    /// Ours until the end.
+    _slot: Slot,
 }
 
 /// What every flow needs.
@@ -55,14 +72,31 @@ struct Shared {
     permits: Permits,
     active: Active,
     publisher: Publisher,
+    journal: Journal,
+    peers: Option<Peers>,
+    retry: retry::Defaults,
+    max_deaths: u32,
+    /// Tasks kept in the journal.
+    kept: AtomicUsize,
+    max_kept: usize,
+    /// Held while a task runs that the process may have died of.
+    suspects: tokio::sync::Mutex<()>,
+    /// Set when the runner begins to stop: nobody waits any longer for what is due later.
+    draining: watch::Sender<bool>,
     /// Set when the grace of a drain is over: what still runs is stopped.
     stopped: watch::Sender<bool>,
 }
 
 impl Runner {
-    /// Sets up the sandbox and the modules, connects and subscribes. An error is the operator's: it names what
-    /// is wrong with the configuration or the broker.
+    /// Takes a slot and reads its journal, sets up the sandbox and the modules, connects and subscribes. An error is the
+    /// operator's: it names what is wrong with the configuration or the broker.
     pub async fn start(config: &Config) -> Result<Runner> {
+        let slot = Slot::take(config).context("failed to take a slot")?;
+        let mut config = config.clone();
+        config.runner.name = slot.name.clone();
+        let config = &config;
+        let (journal, closer, recovered) = open_journal(config, &slot)?;
+
         let topics = config.topics()?;
         let sizes = Sizes {
             guests: config.runner.concurrency,
@@ -76,13 +110,16 @@ impl Runner {
 
         let filters = topics.queue_filters(&config.mqtt.group).to_vec();
         let settings = task_settings(config, &topics, filters.clone())?;
+        let control = mqtt::connect(control_settings(config, &topics)?);
+        // Before any task: what others ended, and which tasks are canceled.
+        ready(&control.1).await?;
         let (deliveries, publisher) = mqtt::connect(settings);
-        publisher
-            .ready()
-            .await
-            .map_err(|why| anyhow!(why))
-            .context("failed to connect")?;
+        ready(&publisher).await?;
 
+        let peers = (config.journal.dedupe == Dedupe::Group).then(|| {
+            let topic = topics.ended(&config.mqtt.group);
+            Peers::new(topic, control.1.clone(), config.journal.max_outcomes)
+        });
         let shared = Shared {
             name: config.runner.name.clone(),
             policy: Policy {
@@ -97,17 +134,38 @@ impl Runner {
             permits: Permits::new(config.runner.concurrency, config.runner.memory_budget_bytes),
             active: Active::default(),
             publisher,
+            journal,
+            peers,
+            retry: config.retry,
+            max_deaths: config.runner.max_deaths,
+            kept: AtomicUsize::new(0),
+            max_kept: config.journal.max_kept,
+            suspects: tokio::sync::Mutex::default(),
+            draining: watch::Sender::new(false),
             stopped: watch::Sender::new(false),
         };
+        let others = module_connection
+            .into_iter()
+            .chain([control.1.clone()])
+            .collect();
         Ok(Runner {
             shared: Arc::new(shared),
             deliveries,
-            modules: module_connection,
+            others,
+            control: Some(control),
+            recovered,
+            journal: closer,
             filters,
             keeps_session: config.mqtt.session_expiry_s > 0,
             backlog: config.runner.backlog,
             drain: config.drain(),
+            _slot: slot,
         })
+    }
+
+    /// The name that it goes by: the configured one, with its slot's number if that is not 0.
+    pub fn name(&self) -> &str {
+        &self.shared.name
     }
 
     /// Runs tasks until `shutdown` resolves, then drains. An error means that the broker refused this runner
@@ -115,6 +173,11 @@ impl Runner {
     pub async fn run(mut self, shutdown: impl Future<Output = ()>) -> Result<()> {
         let mut flows = JoinSet::new();
         let mut dropped = Dropped::default();
+        self.resume(&mut flows);
+        let mut control = JoinSet::new();
+        if let Some((deliveries, publisher)) = self.control.take() {
+            control.spawn(control::run(self.shared.clone(), deliveries, publisher));
+        }
         let mut state = self.shared.publisher.state();
         let failed = state.wait_for(|state| matches!(state, State::Failed(_)));
         tokio::pin!(shutdown, failed);
@@ -135,53 +198,159 @@ impl Runner {
         if let Some(why) = failure {
             return Err(anyhow!(why).context("lost the broker for good"));
         }
-        self.drain(flows).await;
+        self.drain(flows, control).await;
         Ok(())
     }
 
-    /// Starts the flow of one delivery, unless its task is already in hand.
+    /// Goes on with what an earlier process left.
+    fn resume(&mut self, flows: &mut JoinSet<()>) {
+        let shared = &self.shared;
+        let Recovered { outbox, kept } = std::mem::take(&mut self.recovered);
+        if !(outbox.is_empty() && kept.is_empty()) {
+            let (outcomes, tasks) = (outbox.len(), kept.len());
+            info!(
+                outcomes,
+                tasks, "going on with what an earlier process left"
+            );
+        }
+        for ended in outbox {
+            let nobody = Reply::default();
+            let arrival = shared
+                .active
+                .arrive(ended.key, ended.content, &nobody, None, false);
+            if matches!(arrival, Arrival::New { .. }) {
+                flows.spawn(flow::replay(shared.clone(), ended));
+            }
+        }
+        for kept in kept {
+            self.resume_kept(kept, flows);
+        }
+    }
+
+    fn resume_kept(&self, kept: Kept, flows: &mut JoinSet<()>) {
+        let shared = &self.shared;
+        let inbound = kept.message.inbound();
+        let mut task = match self.decode(&inbound, kept.received_at) {
+            Ok(task) => task,
+            // It was a task once: the configuration has changed since, or this program.
+            Err(undecodable) => {
+                flows.spawn(flow::answer_undecodable(shared.clone(), *undecodable, None));
+                return;
+            }
+        };
+        if let Ok(id) = TaskId::parse(&kept.id) {
+            task.id = id;
+        }
+        let mut in_hand = InHand::new(task, inbound, kept.received_at);
+        in_hand.due = Some(kept.due);
+        in_hand.attempts = kept.attempts;
+        in_hand.deaths = kept.deaths;
+        in_hand.kept = true;
+        shared
+            .kept
+            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        if let Some(Seen::Died(died)) = shared.journal.seen(in_hand.key) {
+            in_hand.died(&died);
+        }
+        let reply = in_hand.task.reply.clone();
+        let arrival = shared
+            .active
+            .arrive(in_hand.key, in_hand.content, &reply, None, true);
+        if let Arrival::New { cancel, .. } = arrival {
+            flows.spawn(flow::run(shared.clone(), in_hand, cancel, None));
+        }
+    }
+
+    fn decode(
+        &self,
+        inbound: &Inbound,
+        received_at: SystemTime,
+    ) -> Result<Task, Box<decode::Undecodable>> {
+        let shared = &self.shared;
+        let default_module = |tenant: &TenantId| shared.default_modules.get(tenant).cloned();
+        decode::decode(&shared.topics, inbound, default_module, received_at)
+    }
+
+    /// Starts the flow of one delivery, unless its task is already in hand, or ended.
     fn accept(&self, delivery: Delivery, flows: &mut JoinSet<()>, dropped: &mut Dropped) {
-        let received = Instant::now();
+        let received_at = SystemTime::now();
         let shared = &self.shared;
         // QoS 0 has no window: what cannot be answered in time must not fill the memory either.
         let volatile = delivery.token.is_none();
         if volatile && flows.len() >= self.backlog.saturating_mul(2) {
             return dropped.count();
         }
-        let task = decode::decode(
-            &shared.topics,
-            &delivery.inbound,
-            |tenant| shared.default_modules.get(tenant).cloned(),
-            SystemTime::now(),
-        );
-        let task = match task {
+        let Delivery {
+            inbound,
+            redelivered,
+            token,
+        } = delivery;
+        let task = match self.decode(&inbound, received_at) {
             Ok(task) => task,
             Err(undecodable) => {
                 debug!(task_id = %undecodable.id, error = %undecodable.error, "message is no task");
                 flows.spawn(flow::answer_undecodable(
                     shared.clone(),
                     *undecodable,
-                    delivery.token,
+                    token,
                 ));
                 return;
             }
         };
-        let full = volatile && shared.permits.waiting() >= self.backlog;
-        match shared.active.arrive(&task, delivery.token) {
-            Arrival::New => {
-                flows.spawn(flow::run(shared.clone(), task, received, full));
+        let mut in_hand = InHand::new(task, inbound, received_at);
+        let (key, content) = (in_hand.key, in_hand.content);
+        match shared
+            .active
+            .arrive(key, content, &in_hand.task.reply, token, false)
+        {
+            Arrival::New { cancel, canceled } => {
+                let full = volatile && shared.permits.waiting() >= self.backlog;
+                let verdict = match shared.journal.seen(key) {
+                    Some(Seen::Ended {
+                        content: ended,
+                        published,
+                    }) => {
+                        let silent = redelivered && published;
+                        let flow =
+                            ended_before(shared.clone(), in_hand, cancel, ended == content, silent);
+                        flows.spawn(flow);
+                        return;
+                    }
+                    _ if shared.peers.as_ref().is_some_and(|peers| peers.ended(key)) => {
+                        debug!(task_id = %in_hand.task.id, tenant = %in_hand.task.tenant, "task ended on another runner");
+                        return self.leave(key);
+                    }
+                    _ if canceled => Some(flow::canceled_before(shared, &in_hand)),
+                    _ if full => Some(flow::no_room(shared, &in_hand)),
+                    Some(Seen::Died(died)) => {
+                        in_hand.died(&died);
+                        None
+                    }
+                    None => None,
+                };
+                flows.spawn(flow::run(shared.clone(), in_hand, cancel, verdict));
             }
-            Arrival::Attached => {
-                debug!(task_id = %task.id, tenant = %task.tenant, redelivered = delivery.redelivered, "task is already in hand");
+            Arrival::Attached(token) => {
+                debug!(task_id = %in_hand.task.id, tenant = %in_hand.task.tenant, redelivered, "task is already in hand");
+                if let Some(token) = token {
+                    shared.publisher.ack(token);
+                }
             }
             Arrival::Conflict(token) => {
-                flows.spawn(flow::answer_conflict(shared.clone(), task, token));
+                flows.spawn(flow::answer_conflict(shared.clone(), in_hand.task, token));
             }
         }
     }
 
+    /// Acknowledges a task that is not to be run here.
+    fn leave(&self, key: crate::journal::record::Key) {
+        for token in self.shared.active.leave(key).tokens {
+            self.shared.publisher.ack(token);
+        }
+    }
+
     /// Takes no more, lets what runs finish within the grace, hands the rest back unacknowledged.
-    async fn drain(mut self, mut flows: JoinSet<()>) {
+    async fn drain(mut self, mut flows: JoinSet<()>, control: JoinSet<()>) {
         let shared = &self.shared;
         info!(in_flight = flows.len(), grace = ?self.drain, "draining");
         // Where the broker keeps this runner's session it keeps the subscription too: what is published until the
@@ -191,6 +360,7 @@ impl Runner {
                 shared.publisher.unsubscribe(filter);
             }
         }
+        shared.draining.send_replace(true);
         shared.permits.close();
         let grace = tokio::time::sleep(self.drain);
         tokio::pin!(grace);
@@ -217,8 +387,8 @@ impl Runner {
         let closing = async {
             let _ = shared.publisher.publish(offline).await;
             shared.publisher.close().await;
-            if let Some(modules) = &self.modules {
-                modules.close().await;
+            for other in &self.others {
+                other.close().await;
             }
         };
         if tokio::time::timeout(Duration::from_secs(5), closing)
@@ -227,7 +397,85 @@ impl Runner {
         {
             warn!("the broker does not answer, leaving without a good-bye");
         }
+        drop((control, flows));
+        let Runner {
+            shared, journal, ..
+        } = self;
+        drop(shared);
+        // A disk that is full would be waited for without end.
+        let closing = tokio::task::spawn_blocking(|| journal.close());
+        if tokio::time::timeout(Duration::from_secs(5), closing)
+            .await
+            .is_err()
+        {
+            warn!("the journal cannot be written, leaving it as it is");
+        }
         info!("drained");
+    }
+}
+
+/// A delivery of a task that ended before.
+async fn ended_before(
+    shared: Arc<Shared>,
+    in_hand: InHand,
+    cancel: tokio::sync::oneshot::Receiver<()>,
+    same: bool,
+    silent: bool,
+) {
+    let key = in_hand.key;
+    if !same {
+        let tokens = shared.active.leave(key).tokens;
+        let mut tokens = tokens.into_iter();
+        let token: Option<AckToken> = tokens.next();
+        return flow::answer_conflict(shared.clone(), in_hand.task, token).await;
+    }
+    match flow::answer_ended(&shared, &in_hand.task, key, silent).await {
+        Ok(()) => {
+            for token in shared.active.leave(key).tokens {
+                shared.publisher.ack(token);
+            }
+        }
+        // The record is gone: there is nothing better than to run it.
+        Err(()) => flow::run(shared, in_hand, cancel, None::<Outcome>).await,
+    }
+}
+
+fn open_journal(config: &Config, slot: &Slot) -> Result<(Journal, journal::Closer, Recovered)> {
+    let journal = &config.journal;
+    Journal::open(journal::Settings {
+        folder: slot.folder.clone(),
+        durability: journal.durability,
+        window: Duration::from_secs(journal.window_s),
+        max_outcomes: journal.max_outcomes,
+        max_bytes: journal.max_bytes,
+    })
+}
+
+async fn ready(publisher: &Publisher) -> Result<()> {
+    let ready = publisher.ready().await;
+    ready
+        .map_err(|why| anyhow!(why))
+        .context("failed to connect")?;
+    Ok(())
+}
+
+/// The connection that control messages come over; kept by the broker as long as the tasks, so that a cancel is not
+/// missed.
+fn control_settings(config: &Config, topics: &Topics) -> Result<Settings> {
+    let mut settings = base_settings(config, &format!("{}-control", client_id(config)))?;
+    settings.clean_start = false;
+    settings.session_expiry = Duration::from_secs(config.mqtt.session_expiry_s);
+    settings.filters = topics.control_filters().to_vec();
+    if config.journal.dedupe == Dedupe::Group {
+        settings.filters.push(topics.ended(&config.mqtt.group));
+    }
+    Ok(settings)
+}
+
+impl Shared {
+    /// Uniform in 0..1.
+    fn random(&self) -> f64 {
+        mqtt::random()
     }
 }
 

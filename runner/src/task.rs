@@ -5,6 +5,7 @@
 
 pub mod limits;
 pub mod outcome;
+pub mod retry;
 pub mod tenant;
 
 use std::collections::BTreeMap;

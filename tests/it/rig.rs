@@ -127,6 +127,7 @@ pub(crate) fn config(url: &str) -> Config {
     config.runner.name = format!("test-{}", std::process::id());
     config.runner.concurrency = 4;
     config.modules.cache_directory = None;
+    config.journal.directory = None;
     config
 }
 

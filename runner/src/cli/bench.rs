@@ -123,6 +123,8 @@ impl Bench {
         let name = self.guest(folder.path())?;
         let mut config = config.clone();
         config.modules.directory = Some(folder.path().to_owned());
+        // As `serve` has it: on disk.
+        config.journal.directory = Some(folder.path().join("state"));
         let topics = config.topics()?;
         let tenant = TenantId::default();
 

@@ -56,6 +56,7 @@ async fn demo() -> Result<usize> {
     config.mqtt.session_expiry_s = 0;
     config.runner.name = "demo".to_owned();
     config.modules.cache_directory = None;
+    config.journal.directory = None;
     let runner = Runner::start(&config).await?;
     let (stop, stopped) = oneshot::channel::<()>();
     let running = tokio::spawn(runner.run(async move {

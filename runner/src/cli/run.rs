@@ -124,6 +124,7 @@ impl Run {
                 module: Some(name),
                 module_digest: Some(content.digest),
                 attempt: 1,
+                attempts: Vec::new(),
                 output,
                 error,
                 usage: Usage {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::broker::{self, Broker};
 use crate::cli::args::Connection;
@@ -18,7 +18,7 @@ use crate::runner::Runner;
 ///
 /// Takes tasks from `task_queue` (and `tenants/+/task_queue`) in a shared subscription, runs each once in a
 /// fresh sandbox, and publishes the outcomes. SIGTERM and Ctrl-C drain: nothing more is taken, what runs may
-/// finish, the rest goes back to the broker.
+/// finish, the rest goes back to the broker; a second signal stops at once, and loses nothing either.
 ///
 /// Example: wasmqtt serve --broker mqtt://127.0.0.1:1883 --modules ./modules
 #[derive(Debug, Args)]
@@ -41,6 +41,12 @@ pub(super) struct Serve {
     /// This runner's name, stable over restarts and its own in the group [default: the host's name]
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
+    /// The state folder: journals, and one slot for each process of this name [default: ~/.local/state/wasmqtt]
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+    /// Which slot to take [default: the first that is free]
+    #[arg(long, value_name = "N")]
+    slot: Option<u16>,
     /// The module of the default tenant's plain messages
     #[arg(long, value_name = "MODULE")]
     default_module: Option<String>,
@@ -67,6 +73,11 @@ impl Serve {
             ),
             ("mqtt.group", self.group.clone()),
             ("runner.name", self.name.clone()),
+            (
+                "journal.directory",
+                self.state.as_ref().map(|path| path.display().to_string()),
+            ),
+            ("runner.slot", self.slot.map(|slot| slot.to_string())),
         ])?;
         if let Some(module) = self.default_module {
             config
@@ -92,13 +103,26 @@ async fn serve(mut config: Config) -> Result<()> {
     };
     if let Some(runner) = runner {
         info!(
-            runner = config.runner.name,
+            runner = runner.name(),
             broker = config.mqtt.url,
             group = config.mqtt.group,
             concurrency = config.runner.concurrency,
             "ready"
         );
-        runner.run(shutdown.asked()).await?;
+        let (drain, draining) = tokio::sync::oneshot::channel::<()>();
+        let running = runner.run(async {
+            let _ = draining.await;
+        });
+        tokio::pin!(running);
+        tokio::select! {
+            ended = &mut running => return ended,
+            () = shutdown.asked() => drop(drain),
+        }
+        tokio::select! {
+            ended = running => ended?,
+            // Nothing is lost: what is not acknowledged is delivered again, what is recorded is in the journal.
+            () = shutdown.asked() => warn!("asked again: stopped at once"),
+        }
     }
     if let Some(broker) = broker {
         broker.stop().await;

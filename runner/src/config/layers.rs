@@ -117,6 +117,10 @@ fn put(values: &mut Value, known: &Value, key: &str, text: &str) -> Result<()> {
         .split_once('.')
         .with_context(|| format!("{key:?} is not a key"))?;
     let value = match &known[section][name] {
+        Value::Number(number) if number.is_f64() => Value::from(
+            text.parse::<f64>()
+                .with_context(|| format!("`{key}` must be a number, got {text:?}"))?,
+        ),
         Value::Number(_) => Value::from(
             text.parse::<u64>()
                 .with_context(|| format!("`{key}` must be a number, got {text:?}"))?,

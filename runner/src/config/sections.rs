@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::journal::Durability;
 use crate::mqtt::settings::AckOrder;
 
 /// `[mqtt]`
@@ -94,6 +95,10 @@ pub struct Runner {
     pub backlog: usize,
     /// Seconds for running tasks to finish after SIGTERM.
     pub drain_s: u64,
+    /// Which of this name's slots to take: a number, or `auto` for the first that is free.
+    pub slot: String,
+    /// After how many attempts that the process died of a task is given up.
+    pub max_deaths: u32,
 }
 
 impl Default for Runner {
@@ -106,8 +111,55 @@ impl Default for Runner {
             prefetch: 0,
             backlog: 10_000,
             drain_s: 30,
+            slot: "auto".to_owned(),
+            max_deaths: 5,
         }
     }
+}
+
+/// `[journal]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Journal {
+    /// The state folder, in which every slot has one of its own; in memory when absent.
+    pub directory: Option<PathBuf>,
+    /// `process` or `power`.
+    pub durability: Durability,
+    /// `slot` or `group`.
+    pub dedupe: Dedupe,
+    /// Seconds for which an outcome is remembered.
+    pub window_s: u64,
+    /// The most outcomes remembered.
+    pub max_outcomes: usize,
+    /// The most bytes of outcomes remembered.
+    pub max_bytes: u64,
+    /// The most tasks kept until they are due.
+    pub max_kept: usize,
+}
+
+impl Default for Journal {
+    fn default() -> Self {
+        Journal {
+            directory: state_directory(),
+            durability: Durability::Process,
+            dedupe: Dedupe::Slot,
+            window_s: 24 * 3600,
+            max_outcomes: 1_000_000,
+            max_bytes: 1 << 30,
+            max_kept: 100_000,
+        }
+    }
+}
+
+/// Who remembers which tasks ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dedupe {
+    /// The slot that ran them.
+    #[default]
+    Slot,
+    /// Every runner of the group.
+    Group,
 }
 
 /// `[modules]`
@@ -223,9 +275,17 @@ fn half_of_memory() -> u64 {
 }
 
 fn cache_directory() -> Option<PathBuf> {
-    let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    folder_of_ours("XDG_CACHE_HOME", ".cache")
+}
+
+fn state_directory() -> Option<PathBuf> {
+    folder_of_ours("XDG_STATE_HOME", ".local/state")
+}
+
+fn folder_of_ours(variable: &str, in_home: &str) -> Option<PathBuf> {
+    let base = std::env::var_os(variable).map(PathBuf::from);
     let base =
-        base.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")));
+        base.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(in_home)));
     base.filter(|base| base.is_absolute())
         .map(|base| base.join("wasmqtt"))
 }

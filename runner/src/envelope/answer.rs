@@ -157,6 +157,7 @@ pub fn outcome(tenant: &TenantId, inbound: &Inbound) -> Result<Outcome, String> 
         module_digest: field("module_digest")
             .and_then(|d| Digest::parse_hex(d.strip_prefix("sha256:")?).ok()),
         attempt: number("attempt") as u32,
+        attempts: Vec::new(),
         output: error.is_none().then(|| Output {
             data: inbound.payload.clone(),
             content_type: properties.content_type.clone(),

@@ -94,6 +94,7 @@ impl Undecodable {
             module: self.module,
             module_digest: None,
             attempt: 0,
+            attempts: Vec::new(),
             output: None,
             error: Some(self.error),
             usage: Usage::default(),

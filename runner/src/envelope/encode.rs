@@ -10,8 +10,8 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::envelope::topics::Topics;
-use crate::envelope::{Message, Properties, Quality, is_refused};
-use crate::task::outcome::{GuestRetry, Outcome, TaskError};
+use crate::envelope::{Inbound, Message, Properties, Quality, is_refused};
+use crate::task::outcome::{Attempt, GuestRetry, Outcome, TaskError};
 use crate::task::tenant::TenantId;
 use crate::task::{Shape, Task, TaskId};
 
@@ -65,6 +65,17 @@ pub enum Event {
     Started {
         /// Counted from 1.
         attempt: u32,
+    },
+    /// The attempt failed; another follows.
+    Retrying {
+        /// The attempt that failed, counted from 1.
+        attempt: u32,
+        /// Milliseconds until the next one.
+        delay_ms: u64,
+        /// The error's code.
+        code: &'static str,
+        /// The error's message.
+        message: String,
     },
     /// The guest says how far it is.
     Progress {
@@ -155,6 +166,8 @@ pub fn as_json(outcome: &Outcome) -> Bytes {
         #[serde(skip_serializing_if = "Option::is_none")]
         module_digest: Option<String>,
         attempt: u32,
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        attempts: Vec<AttemptWire<'a>>,
         #[serde(skip_serializing_if = "Option::is_none")]
         output: Option<Text<'a>>,
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -185,6 +198,7 @@ pub fn as_json(outcome: &Outcome) -> Bytes {
         module: outcome.module.as_deref(),
         module_digest: outcome.module_digest.map(|d| d.to_string()),
         attempt: outcome.attempt,
+        attempts: outcome.attempts.iter().map(AttemptWire::of).collect(),
         output_base64: data
             .filter(|_| text.is_none())
             .map(|data| STANDARD.encode(data)),
@@ -252,6 +266,94 @@ impl<'a> ErrorWire<'a> {
     }
 }
 
+/// An attempt before the last.
+#[derive(Serialize)]
+struct AttemptWire<'a> {
+    attempt: u32,
+    failed_at: String,
+    code: &'a str,
+    message: &'a str,
+}
+
+impl<'a> AttemptWire<'a> {
+    fn of(attempt: &'a Attempt) -> AttemptWire<'a> {
+        AttemptWire {
+            attempt: attempt.attempt,
+            failed_at: rfc3339(attempt.failed_at),
+            code: &attempt.code,
+            message: &attempt.message,
+        }
+    }
+}
+
+/// The message on `task_dead_letter`: the task as it came, and why it was given up.
+pub fn dead_letter(topics: &Topics, outcome: &Outcome, original: &Inbound) -> Message {
+    #[derive(Serialize)]
+    struct Wire<'a> {
+        id: &'a str,
+        tenant: &'a str,
+        status: &'a str,
+        error: Option<ErrorWire<'a>>,
+        attempt: u32,
+        attempts: Vec<AttemptWire<'a>>,
+        runner: &'a str,
+        at: String,
+        task: OriginalWire<'a>,
+    }
+    let payload = json(&Wire {
+        id: outcome.id.as_str(),
+        tenant: outcome.tenant.as_str(),
+        status: outcome.status.as_str(),
+        error: outcome.error.as_ref().map(ErrorWire::of),
+        attempt: outcome.attempt,
+        attempts: outcome.attempts.iter().map(AttemptWire::of).collect(),
+        runner: &outcome.runner,
+        at: rfc3339(outcome.finished_at),
+        task: OriginalWire::of(original),
+    });
+    let mut message = Message::new(topics.dead_letter(&outcome.tenant), payload);
+    message.properties.content_type = Some("application/json".to_owned());
+    message
+}
+
+/// A message as it came.
+#[derive(Serialize)]
+struct OriginalWire<'a> {
+    topic: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payload: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payload_base64: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content_type: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    response_topic: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    correlation_data_base64: Option<String>,
+    /// Pairs, because a name may occur more than once.
+    #[serde(skip_serializing_if = "<[(String, String)]>::is_empty")]
+    user_properties: &'a [(String, String)],
+}
+
+impl<'a> OriginalWire<'a> {
+    fn of(original: &'a Inbound) -> OriginalWire<'a> {
+        let text = std::str::from_utf8(&original.payload).ok();
+        let properties = &original.properties;
+        OriginalWire {
+            topic: &original.topic,
+            payload: text,
+            payload_base64: text.is_none().then(|| STANDARD.encode(&original.payload)),
+            content_type: properties.content_type.as_deref(),
+            response_topic: properties.response_topic.as_deref(),
+            correlation_data_base64: properties
+                .correlation_data
+                .as_ref()
+                .map(|data| STANDARD.encode(data)),
+            user_properties: &properties.user,
+        }
+    }
+}
+
 #[derive(Serialize)]
 struct UsageWire {
     fuel: u64,
@@ -295,6 +397,13 @@ fn as_properties(outcome: &Outcome) -> Properties {
         put("module_digest", digest.to_string());
     }
     put("attempt", outcome.attempt.to_string());
+    if !outcome.attempts.is_empty() {
+        let attempts: Vec<AttemptWire<'_>> = outcome.attempts.iter().map(AttemptWire::of).collect();
+        put(
+            "attempts",
+            serde_json::to_string(&attempts).unwrap_or_default(),
+        );
+    }
     if let Some(error) = outcome.error.as_ref().map(ErrorWire::of) {
         put("error_code", error.code.to_owned());
         put("error_message", error.message.to_owned());

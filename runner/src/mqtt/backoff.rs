@@ -27,6 +27,15 @@ impl Backoff {
     }
 }
 
+/// Uniform in 0..1, from the standard library's randomly keyed hasher: enough to spread reconnects.
+pub(crate) fn random() -> f64 {
+    use std::hash::{BuildHasher as _, Hasher as _};
+    let random = std::collections::hash_map::RandomState::new()
+        .build_hasher()
+        .finish();
+    random as f64 / u64::MAX as f64
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

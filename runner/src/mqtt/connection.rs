@@ -20,7 +20,7 @@ use tokio::time::MissedTickBehavior;
 use tracing::{debug, error, info, warn};
 
 use crate::mqtt::acks::Acks;
-use crate::mqtt::backoff::Backoff;
+use crate::mqtt::backoff::{Backoff, random};
 use crate::mqtt::outbox::Outbox;
 use crate::mqtt::settings::Settings;
 use crate::mqtt::{
@@ -464,13 +464,4 @@ fn subscribe(live: &mut Live, filters: Vec<String>) {
     } else {
         error!(?filters, "the client does not take this subscription");
     }
-}
-
-/// Uniform in 0..1, from the standard library's randomly keyed hasher: enough to spread reconnects.
-fn random() -> f64 {
-    use std::hash::{BuildHasher as _, Hasher as _};
-    let random = std::collections::hash_map::RandomState::new()
-        .build_hasher()
-        .finish();
-    random as f64 / u64::MAX as f64
 }

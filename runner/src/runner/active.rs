@@ -1,26 +1,38 @@
-//! The tasks in hand, by tenant and id: a delivery of one that is already in hand attaches to it.
+//! The tasks in hand, by key: a delivery of one that is already in hand attaches to it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
+use tokio::sync::oneshot;
 
+use crate::journal::record::{Content, Key};
 use crate::mqtt::AckToken;
-use crate::task::tenant::TenantId;
-use crate::task::{ModuleRef, Reply, Task, TaskId};
+use crate::task::Reply;
 
 /// The most answers of one task besides the first.
 const MAX_REPLIES: usize = 16;
+/// Cancels of tasks that are not here yet: the oldest go first.
+const MAX_CANCELED: usize = 10_000;
 
 #[derive(Default)]
-pub(super) struct Active(Mutex<HashMap<(TenantId, TaskId), InHand>>);
+pub(super) struct Active(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    tasks: HashMap<Key, InHand>,
+    /// Canceled before they came, and in which order.
+    canceled: HashSet<Key>,
+    cancels: VecDeque<Key>,
+}
 
 struct InHand {
-    module: ModuleRef,
-    input: Bytes,
+    content: Content,
     /// Where the first delivery wants its answer.
     reply: Reply,
     held: Held,
+    /// The journal answers for it: deliveries are acknowledged as they come.
+    kept: bool,
+    cancel: Option<oneshot::Sender<()>>,
 }
 
 /// What the deliveries of a task want when it ends.
@@ -34,60 +46,106 @@ pub(super) struct Held {
 
 /// What a delivery is.
 pub(super) enum Arrival {
-    /// The first of its task.
-    New,
-    /// Another one of a task in hand: it is acknowledged with it.
-    Attached,
+    /// The first of its task. The receiver hears of a cancel; `canceled` says that it was canceled before it came.
+    New {
+        cancel: oneshot::Receiver<()>,
+        canceled: bool,
+    },
+    /// Another one of a task in hand: it is acknowledged with it, or now.
+    Attached(Option<AckToken>),
     /// Another task under an id that is in hand.
     Conflict(Option<AckToken>),
 }
 
 impl Active {
-    pub(super) fn arrive(&self, task: &Task, token: Option<AckToken>) -> Arrival {
-        let mut active = self.lock();
-        match active.get_mut(&(task.tenant.clone(), task.id.clone())) {
+    pub(super) fn arrive(
+        &self,
+        key: Key,
+        content: Content,
+        reply: &Reply,
+        token: Option<AckToken>,
+        kept: bool,
+    ) -> Arrival {
+        let mut state = self.lock();
+        match state.tasks.get_mut(&key) {
             None => {
+                let (cancel, canceled) = oneshot::channel();
                 let in_hand = InHand {
-                    module: task.module.clone(),
-                    input: task.input.clone(),
-                    reply: task.reply.clone(),
+                    content,
+                    reply: reply.clone(),
                     held: Held {
                         tokens: token.into_iter().collect(),
                         replies: Vec::new(),
                     },
+                    kept,
+                    cancel: Some(cancel),
                 };
-                active.insert((task.tenant.clone(), task.id.clone()), in_hand);
-                Arrival::New
-            }
-            Some(in_hand) if in_hand.module == task.module && in_hand.input == task.input => {
-                let held = &mut in_hand.held;
-                held.tokens.extend(token);
-                let new = in_hand.reply != task.reply && !held.replies.contains(&task.reply);
-                if new && held.replies.len() < MAX_REPLIES {
-                    held.replies.push(task.reply.clone());
+                state.tasks.insert(key, in_hand);
+                Arrival::New {
+                    cancel: canceled,
+                    canceled: state.canceled.remove(&key),
                 }
-                Arrival::Attached
+            }
+            Some(in_hand) if in_hand.content == content => {
+                let held = &mut in_hand.held;
+                let new = in_hand.reply != *reply && !held.replies.contains(reply);
+                if new && held.replies.len() < MAX_REPLIES {
+                    held.replies.push(reply.clone());
+                }
+                if in_hand.kept {
+                    return Arrival::Attached(token);
+                }
+                held.tokens.extend(token);
+                Arrival::Attached(None)
             }
             Some(_) => Arrival::Conflict(token),
         }
     }
 
+    /// The journal answers for the task: its deliveries so far, to be acknowledged.
+    pub(super) fn kept(&self, key: Key) -> Vec<AckToken> {
+        let mut state = self.lock();
+        let Some(in_hand) = state.tasks.get_mut(&key) else {
+            return Vec::new();
+        };
+        in_hand.kept = true;
+        std::mem::take(&mut in_hand.held.tokens)
+    }
+
+    /// Stops a task in hand. One that is not here yet is remembered if `remember` says so. Returns whether it was here.
+    pub(super) fn cancel(&self, key: Key, remember: bool) -> bool {
+        let mut state = self.lock();
+        if let Some(in_hand) = state.tasks.get_mut(&key) {
+            if let Some(cancel) = in_hand.cancel.take() {
+                let _ = cancel.send(());
+            }
+            return true;
+        }
+        if remember && state.canceled.insert(key) {
+            state.cancels.push_back(key);
+            if state.cancels.len() > MAX_CANCELED
+                && let Some(oldest) = state.cancels.pop_front()
+            {
+                state.canceled.remove(&oldest);
+            }
+        }
+        false
+    }
+
     /// A task is out of hand: what all its deliveries want.
-    pub(super) fn leave(&self, tenant: &TenantId, id: &TaskId) -> Held {
-        self.lock()
-            .remove(&(tenant.clone(), id.clone()))
-            .map(|in_hand| in_hand.held)
-            .unwrap_or_default()
+    pub(super) fn leave(&self, key: Key) -> Held {
+        let in_hand = self.lock().tasks.remove(&key);
+        in_hand.map(|in_hand| in_hand.held).unwrap_or_default()
     }
 
     /// Whether every delivery of a task came at QoS 0, so that nobody will deliver it again.
-    pub(super) fn is_volatile(&self, tenant: &TenantId, id: &TaskId) -> bool {
-        let active = self.lock();
-        let in_hand = active.get(&(tenant.clone(), id.clone()));
+    pub(super) fn is_volatile(&self, key: Key) -> bool {
+        let state = self.lock();
+        let in_hand = state.tasks.get(&key);
         in_hand.is_some_and(|in_hand| in_hand.held.tokens.is_empty())
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<(TenantId, TaskId), InHand>> {
+    fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

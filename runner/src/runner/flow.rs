@@ -1,17 +1,20 @@
 //! One task from its decoded envelope to its acknowledgement.
 //!
-//! Every exit falls into [`settle`]: publish, resolve on PUBACK, acknowledge. The one other way out is to
-//! hand a task back unacknowledged when the runner stops.
+//! Every exit falls into [`settle`]: record, publish, resolve on PUBACK, acknowledge. The one other way out is to
+//! hand a task back when the runner stops: unacknowledged to the broker, or kept in the journal.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
+use tokio::sync::oneshot;
 use tracing::{debug, error, info, warn};
 
 use crate::admission::{self, Rejection};
 use crate::envelope::decode::Undecodable;
 use crate::envelope::encode::{self, Event};
-use crate::envelope::{Message, topics::Topics};
+use crate::envelope::{Inbound, Message, answer};
+use crate::journal::record::{Attempted, Content, Ended, Kept, Key, Stored};
 use crate::modules::Module;
 use crate::mqtt::{AckToken, PublishError};
 use crate::runner::Shared;
@@ -20,143 +23,310 @@ use crate::sandbox::host::types;
 use crate::sandbox::log::GuestEvents;
 use crate::sandbox::{Job, Ran};
 use crate::task::limits::Limits;
-use crate::task::outcome::{CacheHit, ErrorCode, Outcome, Status, TaskError, Usage};
+use crate::task::outcome::{Attempt, CacheHit, ErrorCode, Outcome, Status, TaskError, Usage};
+use crate::task::retry::{self, Next};
 use crate::task::tenant::TenantId;
 use crate::task::{Task, TaskId};
 
 /// The first and the longest wait before an outcome that the broker refused is published again.
 const REFUSED: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+/// A long wait looks at the clock this often: it may be set.
+const LOOK: Duration = Duration::from_secs(30);
 
-/// Why a task has no outcome here: the runner stops, and the broker has the task still.
+/// Why a task has no outcome here: the runner stops, and the broker or the journal has the task still.
 struct HandedBack;
 
-/// Runs a task to its outcome and publishes that. Tasks that came at QoS 0 are answered even when the runner
-/// stops, because nobody delivers them again. `full` says that there was no room for one more.
-pub(super) async fn run(shared: Arc<Shared>, task: Task, received: Instant, full: bool) {
-    let ended = if full {
-        let error = TaskError::new(
-            ErrorCode::QuotaExceeded,
-            "too many tasks wait that were published at QoS 0; use QoS 1 to wait in the broker",
-        );
-        Ok(shared.rejected(&task, error.into()))
-    } else {
-        attempt(&shared, &task, received).await
-    };
-    let mut outcome = match ended {
-        Ok(outcome) => outcome,
-        // Asked now, not on arrival: a QoS 1 delivery of the same task may have come since.
-        Err(HandedBack) if shared.active.is_volatile(&task.tenant, &task.id) => {
-            let error = TaskError::new(
-                ErrorCode::RunnerShutdown,
-                "the runner stopped before the task could finish",
-            );
-            shared.rejected(&task, error.into())
+/// A task in hand.
+pub(super) struct InHand {
+    pub(super) task: Task,
+    pub(super) key: Key,
+    pub(super) content: Content,
+    /// As it came.
+    pub(super) original: Inbound,
+    pub(super) received: Instant,
+    pub(super) received_at: SystemTime,
+    /// The attempts before the next one.
+    pub(super) attempts: Vec<Attempt>,
+    /// How many of them the process died of.
+    pub(super) deaths: u32,
+    /// Not to be tried before.
+    pub(super) due: Option<SystemTime>,
+    /// The journal answers for it.
+    pub(super) kept: bool,
+    /// It was tried as often as it may be.
+    given_up: bool,
+}
+
+impl InHand {
+    pub(super) fn new(task: Task, original: Inbound, received_at: SystemTime) -> InHand {
+        InHand {
+            key: Key::of(&task.tenant, &task.id),
+            content: Content::of(&task),
+            due: task.not_before.filter(|at| *at > received_at),
+            task,
+            original,
+            received: Instant::now(),
+            received_at,
+            attempts: Vec::new(),
+            deaths: 0,
+            kept: false,
+            given_up: false,
         }
-        Err(HandedBack) => {
-            debug!(task_id = %task.id, tenant = %task.tenant, "task handed back");
-            shared.active.leave(&task.tenant, &task.id);
-            return;
-        }
-    };
-    drop(task);
-    let settled = settle(&shared, &mut outcome).await;
-    // Also when it is not settled: a delivery that comes again must not attach to a task that nobody runs.
-    let held = shared.active.leave(&outcome.tenant, &outcome.id);
-    if !settled {
-        return;
     }
+
+    /// An earlier process began an attempt and never told of its end.
+    pub(super) fn died(&mut self, died: &Attempted) {
+        if died.content == self.content {
+            self.deaths = died.deaths + 1;
+            self.attempts.push(Attempt {
+                attempt: died.attempt.max(self.attempt()),
+                failed_at: SystemTime::now(),
+                code: ErrorCode::Internal.as_str().to_owned(),
+                message: "the runner's process ended while the task ran".to_owned(),
+            });
+        }
+    }
+
+    /// The number of the next attempt.
+    fn attempt(&self) -> u32 {
+        self.attempts.last().map_or(1, |last| last.attempt + 1)
+    }
+
+    fn kept(&self, due: SystemTime) -> Kept {
+        Kept {
+            key: self.key,
+            id: self.task.id.to_string(),
+            message: Stored::from(&self.original),
+            received_at: self.received_at,
+            due,
+            attempts: self.attempts.clone(),
+            deaths: self.deaths,
+        }
+    }
+}
+
+/// Runs a task to its outcome and publishes that. `verdict` is the outcome of one that is not to be run at all.
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    mut in_hand: InHand,
+    cancel: oneshot::Receiver<()>,
+    verdict: Option<Outcome>,
+) {
+    let ended = match verdict {
+        Some(outcome) => Ok(outcome),
+        // Dropping a life in the middle gives back its permit and stops its guest, wherever that waits.
+        None => tokio::select! {
+            biased;
+            Ok(()) = cancel => Ok(canceled(&shared, &in_hand)),
+            ended = live(&shared, &mut in_hand) => ended,
+        },
+    };
+    let outcome = match ended {
+        Ok(outcome) => outcome,
+        Err(HandedBack) => match hand_back(&shared, &in_hand).await {
+            Some(outcome) => outcome,
+            None => return,
+        },
+    };
+    if in_hand.kept {
+        shared.kept.fetch_sub(1, Ordering::Relaxed);
+    }
+    let settled = settle(&shared, outcome, &in_hand).await;
+    // Also when it is not settled: a delivery that comes again must not attach to a task that nobody runs.
+    let held = shared.active.leave(in_hand.key);
+    let Some(ended) = settled else { return };
     for reply in held.replies {
-        outcome.reply = reply;
-        answer_again(&shared, &outcome).await;
+        let (topic, correlation) = (reply.topic, reply.correlation_data);
+        answer_again(&shared, &in_hand.task.tenant, &ended, topic, correlation).await;
     }
     for token in held.tokens {
         shared.publisher.ack(token);
     }
 }
 
-/// Answers one more who asked for a task that was in hand; the record is at the broker already.
-async fn answer_again(shared: &Shared, outcome: &Outcome) {
-    let topic = outcome.reply.topic.as_ref();
-    let allowed =
-        topic.is_some_and(|topic| shared.topics.check_reply(&outcome.tenant, topic).is_ok());
-    if let Some(message) = encode::outcome(&shared.topics, outcome)
-        .into_iter()
-        .nth(1)
-        .filter(|_| allowed)
-    {
-        publish_reply(shared, message, &outcome.tenant, &outcome.id).await;
+/// The runner stops before the task could end. QoS 1 deliveries stay unacknowledged, so the broker delivers them again;
+/// what came at QoS 0 is kept in the journal, or answered when that does not outlive the process.
+async fn hand_back(shared: &Shared, in_hand: &InHand) -> Option<Outcome> {
+    let (task, key) = (&in_hand.task, in_hand.key);
+    // Asked now, not on arrival: a QoS 1 delivery of the same task may have come since.
+    let nobodys = !in_hand.kept && shared.active.is_volatile(key);
+    if nobodys && !shared.journal.is_durable() {
+        let why = "the runner stopped before the task could finish";
+        let error = TaskError::new(ErrorCode::RunnerShutdown, why);
+        return Some(shared.rejected(in_hand, error.into()));
     }
-}
-
-/// Answers bytes that are no task.
-pub(super) async fn answer_undecodable(
-    shared: Arc<Shared>,
-    bytes: Undecodable,
-    token: Option<AckToken>,
-) {
-    let outcome = bytes.into_outcome(&shared.name, SystemTime::now());
-    settle_and_ack(&shared, outcome, token).await;
-}
-
-/// Answers a task whose id belongs to another one that is in hand: under an id of its own, because the other
-/// task will have its one outcome under that.
-pub(super) async fn answer_conflict(shared: Arc<Shared>, mut task: Task, token: Option<AckToken>) {
-    let why = format!(
-        "`id` {} belongs to a task in hand with another module or input",
-        task.id
-    );
-    task.id = TaskId::generate();
-    let outcome = shared.rejected(&task, TaskError::new(ErrorCode::InvalidTask, why).into());
-    settle_and_ack(&shared, outcome, token).await;
-}
-
-async fn settle_and_ack(shared: &Shared, mut outcome: Outcome, token: Option<AckToken>) {
-    if settle(shared, &mut outcome).await
-        && let Some(token) = token
-    {
-        shared.publisher.ack(token);
+    if nobodys {
+        let due = in_hand.due.unwrap_or(in_hand.received_at);
+        shared.journal.keep(in_hand.kept(due)).await;
     }
+    debug!(task_id = %task.id, tenant = %task.tenant, "task handed back");
+    shared.active.leave(key);
+    None
 }
 
-/// Admission → module → permit → sandbox → outcome.
-async fn attempt(shared: &Shared, task: &Task, received: Instant) -> Result<Outcome, HandedBack> {
-    let limits = match admission::admit(task, &shared.policy, SystemTime::now()) {
+/// From admission to the last attempt.
+async fn live(shared: &Shared, in_hand: &mut InHand) -> Result<Outcome, HandedBack> {
+    if in_hand.deaths >= shared.max_deaths {
+        in_hand.given_up = true;
+        let why = format!(
+            "given up: the runner's process ended {} times while the task ran (limit of `runner.max_deaths`)",
+            in_hand.deaths
+        );
+        let error = TaskError::new(ErrorCode::Internal, why);
+        let attempt = in_hand.attempt() - 1;
+        return Ok(Outcome {
+            attempt,
+            ..shared.rejected(in_hand, error.into())
+        });
+    }
+    let limits = match admission::admit(&in_hand.task, &shared.policy, SystemTime::now()) {
         Ok(limits) => limits,
-        Err(rejection) => return Ok(shared.rejected(task, rejection)),
+        Err(rejection) => return Ok(shared.rejected(in_hand, rejection)),
     };
-    shared.event(task, &Event::Queued);
+    shared.event(&in_hand.task, &Event::Queued);
+    loop {
+        if let Some(due) = in_hand.due.take() {
+            wait(shared, in_hand, due).await?;
+        }
+        let mut outcome = attempt(shared, in_hand, limits).await?;
+        let Some(error) = outcome
+            .error
+            .as_ref()
+            .filter(|_| outcome.status != Status::Expired)
+        else {
+            return Ok(outcome);
+        };
+        let asked = in_hand.task.retry.as_ref();
+        match retry::next(
+            error,
+            asked,
+            &shared.retry,
+            outcome.attempt,
+            shared.random(),
+        ) {
+            Next::End => return Ok(outcome),
+            Next::GiveUp => {
+                in_hand.given_up = true;
+                if !outcome.attempts.is_empty() {
+                    outcome.status = Status::Failed;
+                }
+                return Ok(outcome);
+            }
+            Next::Retry(delay) => {
+                info!(task_id = %outcome.id, tenant = %outcome.tenant, attempt = outcome.attempt, %error, ?delay, "attempt failed, another follows");
+                let event = Event::Retrying {
+                    attempt: outcome.attempt,
+                    delay_ms: u64::try_from(delay.as_millis()).unwrap_or(u64::MAX),
+                    code: error.code.as_str(),
+                    message: error.message.clone(),
+                };
+                shared.event(&in_hand.task, &event);
+                in_hand.attempts.push(Attempt {
+                    attempt: outcome.attempt,
+                    failed_at: outcome.finished_at,
+                    code: error.code.as_str().to_owned(),
+                    message: error.message.clone(),
+                });
+                in_hand.due = Some(outcome.finished_at + delay);
+            }
+        }
+    }
+}
+
+/// Waits until a task is due, holding no permit; kept in the journal, so that the broker need not hold it either.
+async fn wait(shared: &Shared, in_hand: &mut InHand, due: SystemTime) -> Result<(), HandedBack> {
+    let until = in_hand
+        .task
+        .expires_at
+        .map_or(due, |expiry| expiry.min(due));
+    let room = in_hand.kept || shared.kept.load(Ordering::Relaxed) < shared.max_kept;
+    if room {
+        shared.journal.keep(in_hand.kept(due)).await;
+        if !in_hand.kept {
+            in_hand.kept = true;
+            shared.kept.fetch_add(1, Ordering::Relaxed);
+        }
+        for token in shared.active.kept(in_hand.key) {
+            shared.publisher.ack(token);
+        }
+    } else {
+        warn!(task_id = %in_hand.task.id, max_kept = shared.max_kept, "no more tasks can be kept: this one waits in the broker's window");
+    }
+    let mut draining = shared.draining.subscribe();
+    loop {
+        let left = until.duration_since(SystemTime::now()).unwrap_or_default();
+        if left.is_zero() {
+            return Ok(());
+        }
+        tokio::select! {
+            () = tokio::time::sleep(left.min(LOOK)) => {}
+            _ = draining.wait_for(|draining| *draining) => {
+                in_hand.due = Some(due);
+                return Err(HandedBack);
+            }
+        }
+    }
+}
+
+/// Module → permit → sandbox → outcome.
+async fn attempt(shared: &Shared, in_hand: &InHand, limits: Limits) -> Result<Outcome, HandedBack> {
+    let task = &in_hand.task;
+    let number = in_hand.attempt();
+    let failed = |rejection| Outcome {
+        attempt: number,
+        ..shared.rejected(in_hand, rejection)
+    };
+    if let Err(rejection) = admission::check_expiry(task, SystemTime::now()) {
+        return Ok(shared.rejected(in_hand, rejection));
+    }
     let (module, hit) = match shared.modules.resolve(&task.tenant, &task.module).await {
         Ok(resolved) => resolved,
-        Err(error) => return Ok(shared.rejected(task, error.into())),
+        Err(error) => return Ok(failed(error.into())),
     };
+    // A task that the process may have died of runs while no other such task does: else it would take them with it.
+    let _suspect = match in_hand.deaths {
+        0 => None,
+        _ => Some(shared.suspects.lock().await),
+    };
+    let memory = limits.memory_bytes.value;
     let permit = shared
         .permits
-        .acquire(&task.tenant, task.priority, limits.memory_bytes.value)
+        .acquire(&task.tenant, task.priority, memory)
         .await;
     let permit = permit.ok_or(HandedBack)?;
     if let Err(rejection) = admission::check_expiry(task, SystemTime::now()) {
-        return Ok(shared.rejected(task, rejection));
+        return Ok(shared.rejected(in_hand, rejection));
     }
-    shared.event(task, &Event::Started { attempt: 1 });
-    let queued = received.elapsed();
-    let job = job(task, limits);
+    let attempted = Attempted {
+        key: in_hand.key,
+        content: in_hand.content,
+        attempt: number,
+        deaths: in_hand.deaths,
+    };
+    shared.journal.attempt(attempted).await;
+    shared.event(task, &Event::Started { attempt: number });
+    let queued = in_hand.received.elapsed();
+    let job = job(task, limits, number);
     let events = Voice::of(task, shared).map(|voice| voice as Arc<dyn GuestEvents>);
     let mut stopped = shared.stopped.subscribe();
     let ran = tokio::select! {
         ran = shared.sandbox.run(module.prepared.clone(), job, events) => ran,
-        _ = stopped.wait_for(|stopped| *stopped) => return Err(HandedBack),
+        _ = stopped.wait_for(|stopped| *stopped) => {
+            shared.journal.broken_off(in_hand.key);
+            return Err(HandedBack);
+        }
     };
     drop(permit);
-    Ok(shared.ended(task, &module, hit, queued, ran))
+    Ok(shared.ended(in_hand, number, &module, hit, queued, ran))
 }
 
-fn job(task: &Task, limits: Limits) -> Job {
+fn job(task: &Task, limits: Limits, attempt: u32) -> Job {
     let deadline = SystemTime::now() + Duration::from_millis(limits.timeout_ms.value);
     let context = types::Context {
         id: task.id.to_string(),
         tenant: task.tenant.to_string(),
         module: task.module.to_string(),
-        attempt: 1,
+        attempt,
         content_type: task.content_type.clone(),
         deadline_ms: deadline
             .duration_since(SystemTime::UNIX_EPOCH)
@@ -174,20 +344,48 @@ fn job(task: &Task, limits: Limits) -> Job {
     }
 }
 
-impl Shared {
-    fn rejected(&self, task: &Task, rejection: Rejection) -> Outcome {
-        Outcome::of(
-            task,
-            rejection.status,
-            Some(rejection.error),
-            &self.name,
+fn canceled(shared: &Shared, in_hand: &InHand) -> Outcome {
+    Outcome {
+        attempts: in_hand.attempts.clone(),
+        ..Outcome::of(
+            &in_hand.task,
+            Status::Canceled,
+            None,
+            &shared.name,
             SystemTime::now(),
         )
+    }
+}
+
+/// The outcome of a task that was canceled before it came.
+pub(super) fn canceled_before(shared: &Shared, in_hand: &InHand) -> Outcome {
+    canceled(shared, in_hand)
+}
+
+/// The outcome of a task that there was no room for.
+pub(super) fn no_room(shared: &Shared, in_hand: &InHand) -> Outcome {
+    let why = "too many tasks wait that were published at QoS 0; use QoS 1 to wait in the broker";
+    let error = TaskError::new(ErrorCode::QuotaExceeded, why);
+    shared.rejected(in_hand, error.into())
+}
+
+impl Shared {
+    fn rejected(&self, in_hand: &InHand, rejection: Rejection) -> Outcome {
+        Outcome {
+            attempts: in_hand.attempts.clone(),
+            ..self.refused(&in_hand.task, rejection)
+        }
+    }
+
+    fn refused(&self, task: &Task, rejection: Rejection) -> Outcome {
+        let (status, error) = (rejection.status, Some(rejection.error));
+        Outcome::of(task, status, error, &self.name, SystemTime::now())
     }
 
     fn ended(
         &self,
-        task: &Task,
+        in_hand: &InHand,
+        attempt: u32,
         module: &Module,
         hit: CacheHit,
         queued: Duration,
@@ -200,7 +398,8 @@ impl Shared {
         let status = error.as_ref().map_or(Status::Succeeded, TaskError::status);
         Outcome {
             module_digest: Some(module.digest),
-            attempt: 1,
+            attempt,
+            attempts: in_hand.attempts.clone(),
             output,
             usage: Usage {
                 queued_ms: queued.as_secs_f64() * 1e3,
@@ -208,7 +407,7 @@ impl Shared {
                 ..ran.usage
             },
             started_at: Some(ran.started_at),
-            ..Outcome::of(task, status, error, &self.name, SystemTime::now())
+            ..Outcome::of(&in_hand.task, status, error, &self.name, SystemTime::now())
         }
     }
 
@@ -221,28 +420,184 @@ impl Shared {
     }
 }
 
-/// Publishes an outcome until the broker has it; false when the connection was closed first.
-async fn settle(shared: &Shared, outcome: &mut Outcome) -> bool {
+/// Records an outcome and publishes it until the broker has it; `None` when the connection was closed first: then
+/// the next process publishes what is recorded.
+async fn settle(shared: &Shared, mut outcome: Outcome, in_hand: &InHand) -> Option<Arc<Ended>> {
     // The reply topic is the producer's wish; the runner's rights are not the producer's.
-    let topics: &Topics = &shared.topics;
-    let tenant = &outcome.tenant;
-    outcome
-        .reply
-        .topic
-        .take_if(|topic| topics.check_reply(tenant, topic).is_err());
-    log(outcome);
-    let mut messages = encode::outcome(topics, outcome).into_iter();
+    let (topics, tenant) = (&shared.topics, &outcome.tenant);
+    let refused = |topic: &mut String| topics.check_reply(tenant, topic).is_err();
+    outcome.reply.topic.take_if(refused);
+    log(&outcome);
+    let mut messages = encode::outcome(topics, &outcome);
+    // What is recorded is what can be published.
+    if let (Some(record), Some(limits)) = (messages.first(), shared.publisher.limits())
+        && record.packet_bytes() > limits.max_packet_bytes
+    {
+        let why = PublishError::TooLarge {
+            topic: record.topic.clone(),
+            bytes: record.packet_bytes(),
+            limit: limits.max_packet_bytes,
+        };
+        outcome = too_large(&outcome, &why);
+        messages = encode::outcome(topics, &outcome);
+    }
+    let letter = in_hand.given_up.then_some(messages.len() as u8);
+    if in_hand.given_up {
+        messages.push(encode::dead_letter(topics, &outcome, &in_hand.original));
+    }
+    let ended = Arc::new(Ended {
+        key: in_hand.key,
+        tenant: outcome.tenant.to_string(),
+        id: outcome.id.to_string(),
+        content: in_hand.content,
+        messages: messages.iter().map(Stored::from).collect(),
+        dead_letter: letter,
+    });
+    shared.journal.ended(ended.clone()).await;
+    if !publish(shared, &outcome, messages).await {
+        return None;
+    }
+    published(shared, in_hand.key);
+    Some(ended)
+}
+
+fn published(shared: &Shared, key: Key) {
+    shared.journal.published(key);
+    if let Some(peers) = &shared.peers {
+        peers.tell(key);
+    }
+}
+
+/// Publishes an outcome of an earlier process until the broker has it.
+pub(super) async fn replay(shared: Arc<Shared>, ended: Ended) {
+    let messages: Vec<Message> = ended.messages.iter().map(Stored::message).collect();
+    let outcome = ended.messages.first().and_then(|record| {
+        let tenant = TenantId::parse(&ended.tenant).ok()?;
+        answer::outcome(&tenant, &record.inbound()).ok()
+    });
+    let done = match outcome {
+        Some(outcome) => publish(&shared, &outcome, messages).await,
+        None => {
+            error!(
+                task_id = ended.id,
+                "a recorded outcome cannot be read, and is left out"
+            );
+            true
+        }
+    };
+    let held = shared.active.leave(ended.key);
+    if done {
+        published(&shared, ended.key);
+        for token in held.tokens {
+            shared.publisher.ack(token);
+        }
+    }
+}
+
+/// Answers a task that ended before with its recorded outcome: on its reply topic if it names one, else on
+/// `task_completed`. Nothing to say to a delivery that only comes again because its acknowledgement was lost.
+/// Gives the task back when the outcome cannot be found any more.
+pub(super) async fn answer_ended(
+    shared: &Shared,
+    task: &Task,
+    key: Key,
+    silent: bool,
+) -> Result<(), ()> {
+    if silent {
+        return Ok(());
+    }
+    let ended = shared.journal.outcome(key).await.ok_or(())?;
+    debug!(task_id = %task.id, tenant = %task.tenant, "task ended before, its outcome again");
+    if task.reply.topic.is_some() {
+        let (topic, correlation) = (
+            task.reply.topic.clone(),
+            task.reply.correlation_data.clone(),
+        );
+        answer_again(shared, &task.tenant, &ended, topic, correlation).await;
+    } else if let Some(record) = ended.messages.first() {
+        let message = record.message();
+        // It stands on `task_completed` once already: if the broker refuses it now, that is that.
+        if let Err(why) = shared.publisher.publish(message).await {
+            warn!(task_id = %task.id, error = %why, "recorded outcome not published again");
+        }
+    }
+    Ok(())
+}
+
+/// Answers one more who asked for a task; the record is at the broker already.
+pub(super) async fn answer_again(
+    shared: &Shared,
+    tenant: &TenantId,
+    ended: &Ended,
+    topic: Option<String>,
+    correlation: Option<bytes::Bytes>,
+) {
+    let allowed = topic.filter(|topic| shared.topics.check_reply(tenant, topic).is_ok());
+    let (Some(topic), Some(record)) = (allowed, ended.messages.first()) else {
+        return;
+    };
+    let mut message = record.message();
+    message.topic = topic;
+    message.properties.correlation_data = correlation;
+    publish_reply(shared, message, tenant, &ended.id).await;
+}
+
+/// Answers bytes that are no task.
+pub(super) async fn answer_undecodable(
+    shared: Arc<Shared>,
+    bytes: Undecodable,
+    token: Option<AckToken>,
+) {
+    let outcome = bytes.into_outcome(&shared.name, SystemTime::now());
+    answer_and_ack(&shared, outcome, token).await;
+}
+
+/// Answers a task whose id belongs to another one: under an id of its own, because the other task has its one outcome
+/// under that.
+pub(super) async fn answer_conflict(shared: Arc<Shared>, mut task: Task, token: Option<AckToken>) {
+    let why = format!(
+        "`id` {} belongs to a task with another module or input",
+        task.id
+    );
+    task.id = TaskId::generate();
+    let outcome = shared.refused(&task, TaskError::new(ErrorCode::InvalidTask, why).into());
+    answer_and_ack(&shared, outcome, token).await;
+}
+
+/// Without a record: what is no task of ours is answered again when it comes again.
+async fn answer_and_ack(shared: &Shared, mut outcome: Outcome, token: Option<AckToken>) {
+    let (topics, tenant) = (&shared.topics, &outcome.tenant);
+    let refused = |topic: &mut String| topics.check_reply(tenant, topic).is_err();
+    outcome.reply.topic.take_if(refused);
+    log(&outcome);
+    let messages = encode::outcome(topics, &outcome);
+    if publish(shared, &outcome, messages).await
+        && let Some(token) = token
+    {
+        shared.publisher.ack(token);
+    }
+}
+
+/// Publishes the record, and whatever goes with it, until the broker has it.
+async fn publish(shared: &Shared, outcome: &Outcome, messages: Vec<Message>) -> bool {
+    let mut messages = messages.into_iter();
     let Some(record) = messages.next() else {
         return false;
     };
-    let reply = messages
-        .next()
-        .map(|message| publish_reply(shared, message, &outcome.tenant, &outcome.id));
+    // Queued before the record is waited for.
+    let others: Vec<_> = messages
+        .map(|message| publish_reply(shared, message, &outcome.tenant, outcome.id.as_str()))
+        .collect();
     let record = publish_record(shared, record, outcome);
-    match reply {
-        None => record.await,
-        Some(reply) => tokio::join!(record, reply).0,
+    if others.is_empty() {
+        return record.await;
     }
+    let others = async {
+        for other in others {
+            other.await;
+        }
+    };
+    tokio::join!(record, others).0
 }
 
 async fn publish_record(shared: &Shared, message: Message, outcome: &Outcome) -> bool {
@@ -275,9 +630,18 @@ async fn publish_record(shared: &Shared, message: Message, outcome: &Outcome) ->
     }
 }
 
-async fn publish_reply(shared: &Shared, message: Message, tenant: &TenantId, id: &TaskId) {
-    if let Err(why) = shared.publisher.publish(message).await {
-        warn!(task_id = %id, %tenant, error = %why, "reply not published; the outcome is on task_completed");
+/// The message is queued before this is awaited.
+fn publish_reply<'a>(
+    shared: &Shared,
+    message: Message,
+    tenant: &'a TenantId,
+    id: &'a str,
+) -> impl Future<Output = ()> + use<'a> {
+    let published = shared.publisher.publish(message);
+    async move {
+        if let Err(why) = published.await {
+            warn!(task_id = id, %tenant, error = %why, "message not published; the outcome is on task_completed");
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use std::fmt;
 use std::time::SystemTime;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use crate::task::tenant::TenantId;
 use crate::task::{Digest, Reply, Shape, Task, TaskId};
@@ -24,6 +25,8 @@ pub struct Outcome {
     pub module_digest: Option<Digest>,
     /// Which attempt this is the outcome of, counted from 1; 0 when it never started.
     pub attempt: u32,
+    /// The attempts before the one that this is the outcome of, oldest first.
+    pub attempts: Vec<Attempt>,
     /// What the guest returned.
     pub output: Option<Output>,
     /// Why it did not succeed.
@@ -60,6 +63,7 @@ impl Outcome {
             module: Some(task.module.to_string()),
             module_digest: None,
             attempt: 0,
+            attempts: Vec::new(),
             output: None,
             error,
             usage: Usage::default(),
@@ -71,6 +75,19 @@ impl Outcome {
             shape: task.shape,
         }
     }
+}
+
+/// An attempt that failed and was followed by another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// Counted from 1.
+    pub attempt: u32,
+    /// When it failed.
+    pub failed_at: SystemTime,
+    /// The error code's word.
+    pub code: String,
+    /// The error's message.
+    pub message: String,
 }
 
 /// What a guest returned.

@@ -14,6 +14,7 @@ fn sample(shape: Shape) -> Outcome {
         module: Some("upper".to_owned()),
         module_digest: Some(Digest::new([0xab; 32])),
         attempt: 1,
+        attempts: Vec::new(),
         output: Some(Output {
             data: Bytes::from_static(b"HELLO"),
             content_type: None,

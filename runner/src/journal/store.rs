@@ -1,0 +1,199 @@
+//! The journal's SQLite file: groups of the log, kept tasks, dead letters.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result, ensure};
+use rusqlite::{Connection, params};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use sha2::{Digest as _, Sha256};
+
+use crate::journal::Durability;
+use crate::journal::record::{Entry, FORMAT, Kept, Key};
+
+/// The dead letters remembered; the oldest go first.
+const MAX_DEAD_LETTERS: i64 = 10_000;
+/// Pages of the write-ahead log before they are written to their places: 16 MiB.
+const CHECKPOINT_PAGES: i64 = 4096;
+
+const TABLES: &str = "
+    CREATE TABLE IF NOT EXISTS log (number INTEGER PRIMARY KEY, at INTEGER NOT NULL, entries BLOB NOT NULL);
+    CREATE TABLE IF NOT EXISTS kept (key BLOB PRIMARY KEY, task BLOB NOT NULL) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS dead_letter (number INTEGER PRIMARY KEY AUTOINCREMENT, at INTEGER NOT NULL,
+        tenant TEXT NOT NULL, id TEXT NOT NULL, letter BLOB NOT NULL);
+";
+
+pub(super) struct Store(Connection);
+
+/// A group of the log as it is stored.
+pub(super) struct Group {
+    pub(super) number: i64,
+    pub(super) at: i64,
+    pub(super) entries: Vec<u8>,
+}
+
+impl Store {
+    /// Opens or makes the file, and checks it.
+    pub(super) fn open(file: Option<&Path>, durability: Durability) -> Result<Store> {
+        let connection = match file {
+            Some(file) => Connection::open(file),
+            None => Connection::open_in_memory(),
+        };
+        let connection = connection.context("failed to open the file")?;
+        let synchronous = match durability {
+            Durability::Process => "NORMAL",
+            Durability::Power => "FULL",
+        };
+        connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
+        connection.pragma_update(None, "synchronous", synchronous)?;
+        connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
+        connection.busy_timeout(std::time::Duration::from_secs(5))?;
+        let sound: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+        if sound != "ok" {
+            return Err(Damaged(format!("the file is damaged: {sound}")).into());
+        }
+        let format: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+        if format != 0 && format != FORMAT {
+            let why = format!("the file's format is {format}, this version reads {FORMAT}");
+            return Err(Damaged(why).into());
+        }
+        connection.execute_batch(TABLES)?;
+        connection.pragma_update(None, "user_version", FORMAT)?;
+        Ok(Store(connection))
+    }
+
+    /// Every group of the log, in order.
+    pub(super) fn groups(&self, mut each: impl FnMut(Group)) -> Result<()> {
+        let mut select = self
+            .0
+            .prepare("SELECT number, at, entries FROM log ORDER BY number")?;
+        let mut rows = select.query([])?;
+        while let Some(row) = rows.next()? {
+            each(Group {
+                number: row.get(0)?,
+                at: row.get(1)?,
+                entries: row.get(2)?,
+            });
+        }
+        Ok(())
+    }
+
+    /// One group's entries.
+    pub(super) fn group(&self, number: i64) -> Result<Vec<Entry>> {
+        let mut select = self
+            .0
+            .prepare_cached("SELECT entries FROM log WHERE number = ?")?;
+        let entries: Vec<u8> = select.query_row([number], |row| row.get(0))?;
+        decode(&entries)
+    }
+
+    /// The kept tasks; those that cannot be read are counted.
+    pub(super) fn kept(&self) -> Result<(Vec<Kept>, usize)> {
+        let mut select = self.0.prepare("SELECT task FROM kept")?;
+        let rows = select.query_map([], |row| row.get::<_, Vec<u8>>(0))?;
+        let (mut kept, mut unreadable) = (Vec::new(), 0);
+        for row in rows {
+            match decode(&row?) {
+                Ok(task) => kept.push(task),
+                Err(_) => unreadable += 1,
+            }
+        }
+        Ok((kept, unreadable))
+    }
+
+    /// Commits a group, and forgets the groups up to `forget`.
+    pub(super) fn commit(
+        &mut self,
+        number: i64,
+        at: i64,
+        entries: &[Entry],
+        encoded: &[u8],
+        forget: Option<i64>,
+    ) -> Result<()> {
+        let transaction = self.0.transaction()?;
+        {
+            let mut insert = transaction.prepare_cached(
+                "INSERT OR REPLACE INTO log (number, at, entries) VALUES (?, ?, ?)",
+            )?;
+            insert.execute(params![number, at, encoded])?;
+            for entry in entries {
+                match entry {
+                    Entry::Kept(kept) => {
+                        let mut keep = transaction.prepare_cached(
+                            "INSERT OR REPLACE INTO kept (key, task) VALUES (?, ?)",
+                        )?;
+                        let task =
+                            postcard::to_allocvec(kept).context("failed to encode a task")?;
+                        keep.execute(params![kept.key.bytes(), task])?;
+                    }
+                    Entry::Ended(ended) => {
+                        let mut drop =
+                            transaction.prepare_cached("DELETE FROM kept WHERE key = ?")?;
+                        drop.execute([ended.key.bytes()])?;
+                        let letter = ended.dead_letter.map(usize::from);
+                        if let Some(letter) = letter.and_then(|at| ended.messages.get(at)) {
+                            let mut bury = transaction.prepare_cached(
+                                "INSERT INTO dead_letter (at, tenant, id, letter) VALUES (?, ?, ?, ?)",
+                            )?;
+                            bury.execute(params![at, ended.tenant, ended.id, &letter.payload[..]])?;
+                            let mut bound = transaction.prepare_cached(
+                                "DELETE FROM dead_letter WHERE number <= (SELECT max(number) FROM dead_letter) - ?",
+                            )?;
+                            bound.execute([MAX_DEAD_LETTERS])?;
+                        }
+                    }
+                    Entry::Attempt(_) | Entry::BrokenOff(_) | Entry::Published(_) => {}
+                }
+            }
+            if let Some(last) = forget {
+                let mut delete = transaction.prepare_cached("DELETE FROM log WHERE number <= ?")?;
+                delete.execute([last])?;
+            }
+        }
+        transaction.commit()?;
+        Ok(())
+    }
+}
+
+/// SQLite has no checksums: a bit that flips on the disk would be read as it is. So each blob bears its own, the
+/// first bytes of its SHA-256.
+const SUM: usize = 8;
+
+pub(super) fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>> {
+    let mut bytes = postcard::to_allocvec(value).context("failed to encode a record")?;
+    let sum = Sha256::digest(&bytes);
+    bytes.extend_from_slice(&sum[..SUM]);
+    Ok(bytes)
+}
+
+pub(super) fn decode<T: DeserializeOwned>(stored: &[u8]) -> Result<T> {
+    let at = stored.len().checked_sub(SUM).context("a record is cut off")?;
+    let (bytes, sum) = stored.split_at(at);
+    ensure!(Sha256::digest(bytes)[..SUM] == *sum, "a record is damaged");
+    postcard::from_bytes(bytes).context("failed to decode a record")
+}
+
+/// A file that is no use.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Damaged(String);
+
+/// Whether an error says that the file itself is of no use.
+pub(super) fn is_damage(error: &anyhow::Error) -> bool {
+    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+    if error.is::<Damaged>() {
+        return true;
+    }
+    let code = error
+        .downcast_ref::<rusqlite::Error>()
+        .and_then(rusqlite::Error::sqlite_error_code);
+    matches!(code, Some(DatabaseCorrupt | NotADatabase))
+}
+
+/// The recorded outcome among a group's entries.
+pub(super) fn outcome_of(entries: Vec<Entry>, key: Key) -> Option<crate::journal::record::Ended> {
+    entries.into_iter().rev().find_map(|entry| match entry {
+        Entry::Ended(ended) if ended.key == key => Some(std::sync::Arc::unwrap_or_clone(ended)),
+        _ => None,
+    })
+}

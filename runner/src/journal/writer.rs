@@ -1,0 +1,224 @@
+//! The journal's thread: takes what waits, commits it as one group, tells whoever waited.
+
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::Receiver;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context as _, Result};
+use tokio::sync::oneshot;
+use tracing::{error, info, warn};
+
+use crate::journal::index::Index;
+use crate::journal::record::{Ended, Entry, Key};
+use crate::journal::store::{self, Store};
+use crate::journal::{FILE, Recovered, Settings, lock, millis};
+
+/// The most entries, and about the most bytes, of one group.
+const GROUP: usize = 1024;
+const GROUP_BYTES: usize = 4 << 20;
+/// How long until a commit that failed is tried again.
+const RETRY: Duration = Duration::from_millis(500);
+/// How often a commit that goes on failing is reported.
+const REPORT: Duration = Duration::from_secs(10);
+/// How often the oldest records are looked at.
+const PRUNE: Duration = Duration::from_secs(1);
+
+pub(super) enum Command {
+    Write(Entry, oneshot::Sender<()>),
+    Outcome(Key, oneshot::Sender<Option<Ended>>),
+}
+
+pub(super) struct Writer {
+    settings: Settings,
+    store: Store,
+    index: Arc<Mutex<Index>>,
+    pruned: Instant,
+}
+
+impl Writer {
+    /// Opens the store, setting a damaged one aside, and reads it back.
+    pub(super) fn open(
+        settings: Settings,
+        index: Arc<Mutex<Index>>,
+    ) -> Result<(Writer, Recovered)> {
+        let file = settings.folder.as_ref().map(|folder| folder.join(FILE));
+        let opened = Store::open(file.as_deref(), settings.durability)
+            .and_then(|store| Ok((recover(&store, &index)?, store)));
+        let (recovered, store) = match (opened, &file) {
+            (Ok(opened), _) => opened,
+            (Err(why), None) => return Err(why.context("failed to open a journal in memory")),
+            (Err(why), Some(file)) if !store::is_damage(&why) => {
+                return Err(why.context(format!("failed to open the journal {}", file.display())));
+            }
+            (Err(why), Some(file)) => {
+                set_aside(file, &why)?;
+                *lock(&index) = Index::default();
+                let store = Store::open(Some(file), settings.durability)
+                    .with_context(|| format!("failed to open the journal {}", file.display()))?;
+                (Recovered::default(), store)
+            }
+        };
+        let writer = Writer {
+            settings,
+            store,
+            index,
+            pruned: Instant::now(),
+        };
+        Ok((writer, recovered))
+    }
+
+    /// Until every [`super::Journal`] is dropped.
+    pub(super) fn run(mut self, commands: &Receiver<Command>) {
+        while let Ok(first) = commands.recv() {
+            let (mut entries, mut waiters, mut bytes) = (Vec::new(), Vec::new(), 0);
+            let mut next = Some(first);
+            while let Some(command) = next.take() {
+                match command {
+                    Command::Write(entry, done) => {
+                        bytes += entry.bytes();
+                        entries.push(entry);
+                        waiters.push(done);
+                    }
+                    Command::Outcome(key, answer) => {
+                        let _ = answer.send(self.outcome(key));
+                    }
+                }
+                if entries.len() < GROUP && bytes < GROUP_BYTES {
+                    next = commands.try_recv().ok();
+                }
+            }
+            if !entries.is_empty() {
+                self.commit(&entries);
+                for done in waiters {
+                    let _ = done.send(());
+                }
+            }
+        }
+    }
+
+    /// Commits, however long it takes: what is not recorded must not go on.
+    fn commit(&mut self, entries: &[Entry]) {
+        let (number, at) = (lock(&self.index).next_group(), millis(SystemTime::now()));
+        let forget = self.prune(at);
+        let mut reported: Option<Instant> = None;
+        let bytes = loop {
+            let committed = store::encode(entries).and_then(|encoded| {
+                self.store.commit(number, at, entries, &encoded, forget)?;
+                Ok(encoded.len() as u64)
+            });
+            let why = match committed {
+                Ok(bytes) => break bytes,
+                Err(why) => why,
+            };
+            if let Some(file) = self.file().filter(|_| store::is_damage(&why)) {
+                self.replace(&file, &why);
+            }
+            if reported.is_none_or(|at| at.elapsed() > REPORT) {
+                reported = Some(Instant::now());
+                error!(
+                    error = format!("{why:#}"),
+                    waiting = entries.len(),
+                    "the journal cannot be written: tasks wait until it can"
+                );
+            }
+            std::thread::sleep(RETRY);
+        };
+        if reported.is_some() {
+            info!("the journal can be written again");
+        }
+        lock(&self.index).add(number, at, bytes, entries);
+    }
+
+    fn prune(&mut self, now: i64) -> Option<i64> {
+        if self.pruned.elapsed() < PRUNE {
+            return None;
+        }
+        self.pruned = Instant::now();
+        let window = i64::try_from(self.settings.window.as_millis()).unwrap_or(i64::MAX);
+        let before = now.saturating_sub(window);
+        lock(&self.index).prune(before, self.settings.max_outcomes, self.settings.max_bytes)
+    }
+
+    /// The file was damaged under our feet: go on with a new one. What was recorded before is known until the end of
+    /// this process, but its outcomes cannot be read again.
+    fn replace(&mut self, file: &Path, why: &anyhow::Error) {
+        let opened =
+            set_aside(file, why).and_then(|()| Store::open(Some(file), self.settings.durability));
+        match opened {
+            Ok(store) => self.store = store,
+            Err(why) => error!(error = format!("{why:#}"), "failed to replace the journal"),
+        }
+    }
+
+    fn outcome(&self, key: Key) -> Option<Ended> {
+        let group = lock(&self.index).place(key)?;
+        match self.store.group(group) {
+            Ok(entries) => store::outcome_of(entries, key),
+            Err(why) => {
+                warn!(
+                    error = format!("{why:#}"),
+                    group, "failed to read an outcome from the journal"
+                );
+                None
+            }
+        }
+    }
+
+    fn file(&self) -> Option<PathBuf> {
+        self.settings
+            .folder
+            .as_ref()
+            .map(|folder| folder.join(FILE))
+    }
+}
+
+/// Reads the log back into the index, and collects what is left to be done.
+fn recover(store: &Store, index: &Mutex<Index>) -> Result<Recovered> {
+    let mut index = lock(index);
+    let mut unreadable = 0;
+    store.groups(|group| match store::decode::<Vec<Entry>>(&group.entries) {
+        Ok(entries) => index.add(group.number, group.at, group.entries.len() as u64, &entries),
+        Err(_) => unreadable += 1,
+    })?;
+    let (kept, unreadable_tasks) = store.kept()?;
+    if unreadable + unreadable_tasks > 0 {
+        error!(
+            groups = unreadable,
+            tasks = unreadable_tasks,
+            "records of the journal cannot be read, and are left out"
+        );
+    }
+    let mut outbox = Vec::new();
+    for key in index.unpublished() {
+        if let Some(group) = index.place(key) {
+            outbox.extend(store::outcome_of(store.group(group)?, key));
+        }
+    }
+    Ok(Recovered { outbox, kept })
+}
+
+/// Moves a file that cannot be used out of the way, with what belongs to it.
+fn set_aside(file: &Path, why: &anyhow::Error) -> Result<()> {
+    let now = millis(SystemTime::now());
+    let mut aside = file.as_os_str().to_owned();
+    aside.push(format!(".damaged-{now}"));
+    let aside = PathBuf::from(aside);
+    std::fs::rename(file, &aside)
+        .with_context(|| format!("failed to set the journal {} aside", file.display()))?;
+    for suffix in ["-wal", "-shm"] {
+        let with = |path: &Path| {
+            let mut name = path.as_os_str().to_owned();
+            name.push(suffix);
+            PathBuf::from(name)
+        };
+        match std::fs::rename(with(file), with(&aside)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).context("failed to set the journal aside");
+            }
+            _ => {}
+        }
+    }
+    error!(error = format!("{why:#}"), aside = %aside.display(), "the journal cannot be read and was set aside: what it remembered is lost, the broker's tasks are not");
+    Ok(())
+}
