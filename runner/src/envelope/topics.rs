@@ -60,6 +60,11 @@ impl Topics {
         self.of(tenant, &format!("task_log/{id}"))
     }
 
+    /// Where the runners are told what to do with a task.
+    pub fn control(&self, tenant: &TenantId, id: &TaskId) -> String {
+        self.of(tenant, &format!("task_control/{id}"))
+    }
+
     /// Where a tenant's module is retained.
     pub fn module(&self, tenant: &TenantId, name: &ModuleName) -> String {
         self.of(tenant, &format!("modules/{name}"))
@@ -99,6 +104,32 @@ impl Topics {
             return Err("the default tenant's queue is the bare `task_queue`".to_owned());
         }
         TenantId::parse(tenant)
+    }
+
+    /// The subscriptions through which every runner hears what it is told, of the tasks of all tenants.
+    pub fn control_filters(&self) -> [String; 2] {
+        let root = &self.root;
+        [
+            format!("{root}task_control/+"),
+            format!("{root}tenants/+/task_control/+"),
+        ]
+    }
+
+    /// Whose task a message on `task_control` is about; an error says why it is nobody's.
+    pub fn task_of_control(&self, topic: &str) -> Result<(TenantId, TaskId), String> {
+        let foreign = || format!("{} controls no task", quoted(topic));
+        let name = topic.strip_prefix(&self.root).ok_or_else(foreign)?;
+        if let Some(id) = name.strip_prefix("task_control/") {
+            return Ok((TenantId::default(), TaskId::parse(id)?));
+        }
+        let (tenant, id) = name
+            .strip_prefix("tenants/")
+            .and_then(|rest| rest.split_once("/task_control/"))
+            .ok_or_else(foreign)?;
+        if tenant == TenantId::DEFAULT {
+            return Err("the default tenant's topic is the bare `task_control`".to_owned());
+        }
+        Ok((TenantId::parse(tenant)?, TaskId::parse(id)?))
     }
 
     /// Whether the runner may publish a tenant's outcome on a topic that the producer chose: it has rights
@@ -196,6 +227,38 @@ mod tests {
             "x",
         ] {
             assert!(bare.tenant_of_queue(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn control_topics() {
+        let bare = Topics::default();
+        let rooted = Topics::new("fleet/").expect("a root");
+        let id = TaskId::parse("7").expect("an id");
+        for topics in [&bare, &rooted] {
+            for tenant in [tenant("default"), tenant("acme")] {
+                let topic = topics.control(&tenant, &id);
+                assert_eq!(topics.task_of_control(&topic), Ok((tenant, id.clone())));
+            }
+        }
+        assert_eq!(bare.control(&tenant("default"), &id), "task_control/7");
+        assert_eq!(
+            rooted.control_filters(),
+            ["fleet/task_control/+", "fleet/tenants/+/task_control/+"]
+        );
+        for bad in [
+            "task_control",
+            "task_control/",
+            "task_control/a/b",
+            "task_control/a b",
+            "tenants/default/task_control/7",
+            "tenants/a/b/task_control/7",
+            "tenants/acme/task_queue",
+            "tenants//task_control/7",
+            "fleet/task_control/7",
+            "x",
+        ] {
+            assert!(bare.task_of_control(bad).is_err(), "{bad}");
         }
     }
 
