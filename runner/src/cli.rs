@@ -2,9 +2,11 @@
 
 mod args;
 mod bench;
+mod cancel;
 mod check;
 mod demo;
 mod inspect;
+mod outcome;
 mod push;
 mod report;
 mod run;
@@ -19,24 +21,24 @@ use tracing_subscriber::EnvFilter;
 
 use crate::broker;
 
-/// It worked; for `run` and `submit`: the task succeeded.
+/// It worked; for `run`, `submit` and `outcome`: the task succeeded; for `cancel`: it was canceled.
 pub const OK: u8 = 0;
 /// It failed: the message on stderr says why.
 pub const FAILED: u8 = 1;
 /// The arguments are wrong.
 pub const USAGE: u8 = 2;
-/// The task ended otherwise than `succeeded`.
+/// The task ended otherwise than `succeeded`; for `cancel`: otherwise than `canceled`.
 pub const TASK_FAILED: u8 = 3;
-/// No outcome came in time.
+/// No outcome came in time, or the waiting was interrupted.
 pub const NO_OUTCOME: u8 = 4;
 
 const EXIT_CODES: &str = "\
 Exit codes:
-  0  it worked; for `run` and `submit`: the task succeeded
+  0  it worked; for `run`, `submit` and `outcome`: the task succeeded; for `cancel`: it was canceled
   1  it failed: the message on stderr says why
   2  the arguments are wrong
-  3  `run`, `submit`: the task ended otherwise than succeeded
-  4  `submit`: no outcome came in time
+  3  `run`, `submit`, `outcome`: the task ended otherwise than succeeded; `cancel`: than canceled
+  4  `submit`, `outcome`, `cancel`: no outcome came in time; `submit`: or it was interrupted
 
 Environment:
   WASMQTT_CONFIG          a configuration file, as --config
@@ -60,6 +62,8 @@ enum Command {
     Demo(demo::Demo),
     Serve(Box<serve::Serve>),
     Submit(Box<submit::Submit>),
+    Cancel(cancel::Cancel),
+    Outcome(outcome::Outcome),
     Push(push::Push),
     Run(run::Run),
     Inspect(inspect::Inspect),
@@ -75,6 +79,8 @@ pub fn main() -> ExitCode {
         Command::Demo(command) => command.run(),
         Command::Serve(command) => command.run(),
         Command::Submit(command) => command.run(),
+        Command::Cancel(command) => command.run(),
+        Command::Outcome(command) => command.run(),
         Command::Push(command) => command.run(),
         Command::Run(command) => command.run(),
         Command::Inspect(command) => command.run(),

@@ -42,6 +42,13 @@ pub struct AckToken {
     packet_id: u16,
 }
 
+impl AckToken {
+    /// Whether both came on one connection: then holding one of them is enough for the broker to deliver again.
+    pub fn same_connection(&self, other: &AckToken) -> bool {
+        self.generation == other.generation
+    }
+}
+
 /// Where deliveries come from.
 pub type Deliveries = mpsc::UnboundedReceiver<Delivery>;
 

@@ -183,16 +183,18 @@ impl Runner {
         tokio::pin!(shutdown, failed);
         let failure = loop {
             tokio::select! {
+                // In this order: why the connection ended is said before that it did.
+                biased;
                 () = &mut shutdown => break None,
                 failure = &mut failed => break match failure.as_deref() {
                     Ok(State::Failed(why)) => Some(why.clone()),
                     _ => Some("the connection ended".to_owned()),
                 },
+                Some(flow) = flows.join_next() => report(flow),
                 delivery = self.deliveries.recv() => match delivery {
                     Some(delivery) => self.accept(delivery, &mut flows, &mut dropped),
                     None => break Some("the connection ended".to_owned()),
                 },
-                Some(flow) = flows.join_next() => report(flow),
             }
         };
         if let Some(why) = failure {

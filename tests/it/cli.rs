@@ -92,7 +92,8 @@ pub(crate) async fn to_end(mut child: Child, stdin: &[u8]) -> Ended {
 pub(crate) async fn help() {
     let shell = Shell::new();
     for command in [
-        "", "demo", "serve", "submit", "push", "run", "inspect", "bench", "check",
+        "", "demo", "serve", "submit", "cancel", "outcome", "push", "run", "inspect", "bench",
+        "check",
     ] {
         let arguments: Vec<&str> = [command, "--help"]
             .into_iter()
@@ -113,6 +114,11 @@ pub(crate) async fn wrong_arguments() {
         &["submit", "Upper"],
         &["submit", "upper", "--memory", "64Mb"],
         &["submit", "upper", "--id", "a b"],
+        &["submit", "upper", "--priority", "10"],
+        &["submit", "upper", "--not-before", "tomorrow"],
+        &["submit", "upper", "--max-attempts", "0"],
+        &["cancel"],
+        &["outcome", "a/b"],
         &["serve", "--embedded-broker", "--broker", "mqtt://x"],
         &["serve", "--embedded-broker", "localhost"],
         &["serve", "--concurrency", "many"],

@@ -286,7 +286,8 @@ pub(crate) async fn guest_error() {
         ("retry", "not now", "after", json!(250)),
         ("failed", "it did not work", "by_policy", json!(null)),
     ] {
-        let task = json!({"id": input, "module": "guest-error", "input": input});
+        let once = json!({"max_attempts": 1});
+        let task = json!({"id": input, "module": "guest-error", "input": input, "retry": once});
         let outcome = rig.task(task).await;
         assert_ended(&outcome, "failed", "guest_error", message);
         assert_eq!(outcome["error"]["message"], message, "{outcome}");

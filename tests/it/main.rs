@@ -6,6 +6,7 @@
 mod batch;
 mod check;
 mod cli;
+mod client;
 mod embedded_broker;
 mod embedded_clients;
 mod embedded_queue;
@@ -31,6 +32,7 @@ mod stock;
 mod transports;
 mod under_test;
 mod unfit;
+mod unheard;
 mod windows;
 
 use std::process::ExitCode;
@@ -98,6 +100,10 @@ tests! {
         an_open_cache_folder_is_refused, a_missing_module_folder_is_refused;
     cli: help, wrong_arguments, demo, run, inspect, bench;
     check: effective, refuses;
+    client: the_link_is_cut_before_the_outcome, the_broker_is_restarted, what_is_lost_is_published_again,
+        what_is_heard_of_is_not_published_again, the_client_goes, cancel_and_ask,
+        by_hand, interrupted, flags;
+    unheard: a_runner_comes_later;
     serve: serve_push_and_submit, push_checks, no_outcome_in_time, last_will;
 }
 
@@ -108,6 +114,7 @@ const NEED_MOSQUITTO: &[&str] = &[
     "poison",
     "restart",
     "transports",
+    "unheard",
 ];
 
 fn main() -> ExitCode {

@@ -102,14 +102,6 @@ pub(crate) async fn what_is_not_allowed() {
                 "deadline_exceeded",
                 r#""module":"echo","expires_at":"2020-01-02T03:04:05Z""#,
             ),
-            (
-                "unsupported",
-                r#""module":"echo","not_before":"2999-01-01T00:00:00Z""#,
-            ),
-            (
-                "unsupported",
-                r#""module":"echo","retry":{"max_attempts":2}"#,
-            ),
             ("unsupported", r#""module":"oci://ghcr.io/a/b:1""#),
             ("unsupported", r#""module":"https://example.com/a.wasm""#),
             ("module_not_found", r#""module":"nobody""#),

@@ -28,7 +28,10 @@ pub(crate) fn command(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Comm
 /// Runs it to its end.
 pub(crate) async fn run(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Output {
     let cache = TempDir::new().expect("a folder");
-    let output = command(args).env("XDG_CACHE_HOME", cache.path()).output();
+    let output = command(args)
+        .env("XDG_CACHE_HOME", cache.path())
+        .env("XDG_STATE_HOME", cache.path().join("state"))
+        .output();
     let output = timeout(PATIENCE, output).await.expect("an end in time");
     output.expect("it runs")
 }
@@ -54,6 +57,7 @@ impl Serve {
         let cache = TempDir::new().expect("a folder");
         let mut child = command([&["serve", "--concurrency", "4"], args].concat())
             .env("XDG_CACHE_HOME", cache.path())
+            .env("XDG_STATE_HOME", cache.path().join("state"))
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()

@@ -52,7 +52,8 @@ fn verdicts() {
     accepted(
         r#"{"module":"m","expires_at":"2026-01-01T00:00:01Z","not_before":"2026-01-01T00:00:00Z"}"#,
     );
-    accepted(r#"{"module":"m","retry":{"max_attempts":1}}"#);
+    accepted(r#"{"module":"m","retry":{"max_attempts":9}}"#);
+    accepted(r#"{"module":"m","not_before":"2999-01-01T00:00:00Z"}"#);
     accepted(r#"{"module":"m","reply_to":"replies/1"}"#);
     for (topic, json, status, code) in [
         (
@@ -66,18 +67,6 @@ fn verdicts() {
             r#"{"module":"m","expires_at":"2026-01-01T00:00:00Z"}"#,
             Status::Expired,
             ErrorCode::DeadlineExceeded,
-        ),
-        (
-            "task_queue",
-            r#"{"module":"m","not_before":"2026-01-01T00:00:01Z"}"#,
-            Status::Rejected,
-            ErrorCode::Unsupported,
-        ),
-        (
-            "task_queue",
-            r#"{"module":"m","retry":{"max_attempts":2}}"#,
-            Status::Rejected,
-            ErrorCode::Unsupported,
         ),
         (
             "task_queue",

@@ -2,7 +2,7 @@
 
 use std::io::Read as _;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
@@ -151,6 +151,14 @@ pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
     .map(Duration::from_millis)
 }
 
+/// `2026-01-31T12:00:00Z`, or with an offset.
+pub(super) fn parse_time(text: &str) -> Result<SystemTime, String> {
+    match text.parse::<jiff::Timestamp>() {
+        Ok(time) => Ok(time.into()),
+        Err(_) => Err("expected an RFC 3339 time such as 2026-01-31T12:00:00Z".to_owned()),
+    }
+}
+
 fn scaled(text: &str, units: &[(&str, u64)]) -> Result<u64, String> {
     let digits = text
         .find(|c: char| !c.is_ascii_digit() && c != '_')
@@ -178,6 +186,19 @@ fn scaled(text: &str, units: &[(&str, u64)]) -> Result<u64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_of_day() {
+        let noon = parse_time("1970-01-01T12:00:00Z");
+        assert_eq!(
+            noon,
+            Ok(SystemTime::UNIX_EPOCH + Duration::from_secs(43_200))
+        );
+        assert_eq!(parse_time("1970-01-01T14:00:00+02:00"), noon);
+        for bad in ["", "tomorrow", "12:00", "2026-01-31"] {
+            assert!(parse_time(bad).is_err(), "{bad:?}");
+        }
+    }
 
     #[test]
     fn sizes_counts_and_times() {

@@ -127,7 +127,7 @@ async fn watch(mut updates: mpsc::UnboundedReceiver<Update>, row: &Row) -> Optio
                 total,
                 message,
             } => row.show(&format!("{done}/{total} {message}")),
-            Update::Log { .. } => {}
+            Update::Log { .. } | Update::Unheard => {}
         }
     }
     None

@@ -1,25 +1,29 @@
 //! `wasmqtt submit`: publishes a task and waits for its outcome.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::sync::mpsc;
 
-use crate::cli::args::{Connection, InputArgs, LimitArgs, parse_duration, parse_tenant};
+use crate::cli::args::{
+    Connection, InputArgs, LimitArgs, parse_duration, parse_tenant, parse_time,
+};
 use crate::cli::{NO_OUTCOME, OK, network_runtime, report};
 use crate::client::{Client, Update};
 use crate::config::Config;
 use crate::envelope::answer::Request;
 use crate::mqtt::Published;
 use crate::runner::base_settings;
+use crate::task::outcome::Outcome;
 use crate::task::tenant::TenantId;
-use crate::task::{ModuleRef, TaskId};
+use crate::task::{ModuleRef, RetryPolicy, TaskId};
 
 /// Publish a task and wait for its outcome
 ///
-/// The output goes to stdout as it is, a summary and the guest's log to stderr.
+/// The output goes to stdout as it is, a summary and the guest's log to stderr. While it waits, the task is published
+/// again, with the same id, whenever it may have been lost.
 ///
 /// Example: wasmqtt submit upper --input hello
 #[derive(Debug, Args)]
@@ -31,6 +35,18 @@ pub(super) struct Submit {
     input: InputArgs,
     #[command(flatten)]
     limits: LimitArgs,
+    /// 0 to 9; higher runs first, within one tenant
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=9), default_value_t = 0)]
+    priority: u8,
+    /// Not to be started before, such as 2026-01-31T12:00:00Z
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    not_before: Option<SystemTime>,
+    /// Not to be started after, such as 2026-01-31T12:00:00Z
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    expires_at: Option<SystemTime>,
+    /// Attempts in all [default: the runner's]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    max_attempts: Option<u32>,
     /// The tenant to submit for
     #[arg(long, value_parser = parse_tenant, default_value = TenantId::DEFAULT)]
     tenant: TenantId,
@@ -43,6 +59,9 @@ pub(super) struct Submit {
     /// How long to wait for the outcome
     #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "60s")]
     wait: Duration,
+    /// Publish the task again after so long without a word of it, and its own --timeout
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "30s")]
+    resend_after: Duration,
     /// Print the outcome as JSON to stdout
     #[arg(long)]
     json: bool,
@@ -60,6 +79,13 @@ impl Submit {
         request.content_type = self.input.content_type.clone();
         request.labels = self.input.labels.iter().cloned().collect();
         request.limits = self.limits.requested();
+        request.priority = self.priority;
+        request.not_before = self.not_before;
+        request.expires_at = self.expires_at;
+        request.retry = self.max_attempts.map(|attempts| RetryPolicy {
+            max_attempts: Some(attempts),
+            ..RetryPolicy::default()
+        });
         request.events = !self.no_wait;
         request.logs = !self.no_wait;
         network_runtime()?.block_on(self.submit(&config, request))
@@ -67,31 +93,58 @@ impl Submit {
 
     async fn submit(self, config: &Config, request: Request) -> Result<u8> {
         let client = connect(config, self.tenant.clone()).await?;
+        let client = client.with_resend_after(self.resend_after);
         if self.no_wait {
-            warn_if_alone(client.post(&request).await?);
+            if client.post(&request).await? == Published::NoSubscribers {
+                eprintln!("{ALONE}: the broker may have dropped the task");
+            }
             println!("{}", request.id);
             client.close().await;
             return Ok(OK);
         }
         let (published, updates) = client.submit(&request).await?;
-        warn_if_alone(published);
-        let ended = tokio::time::timeout(self.wait, follow(updates, !self.json)).await;
-        let code = match ended {
-            Ok(Some(outcome)) => report::outcome(&outcome, self.json)?,
-            Ok(None) => anyhow::bail!(
-                "lost the broker for good before the outcome of {} came",
-                request.id
-            ),
-            Err(_) => {
+        if published == Published::NoSubscribers {
+            warn_alone();
+        }
+        let id = &request.id;
+        let code = tokio::select! {
+            ended = tokio::time::timeout(self.wait, follow(updates, !self.json)) => match ended {
+                Ok(Some(outcome)) => report::outcome(&outcome, self.json)?,
+                Ok(None) => anyhow::bail!("lost the broker for good before the outcome of {id} came"),
+                Err(_) => {
+                    eprintln!(
+                        "no outcome of {id} within {:?}; it may still come on task_completed; ask for it with `{}`",
+                        self.wait,
+                        self.hint("outcome", id)
+                    );
+                    NO_OUTCOME
+                }
+            },
+            Ok(()) = tokio::signal::ctrl_c() => {
                 eprintln!(
-                    "no outcome of {} within {:?}; it may still come on task_completed",
-                    request.id, self.wait
+                    "not waiting any more; {id} goes on, unless you cancel it: `{}`",
+                    self.hint("cancel", id)
                 );
                 NO_OUTCOME
             }
         };
         client.close().await;
         Ok(code)
+    }
+
+    /// Another command on the same task.
+    fn hint(&self, command: &str, id: &TaskId) -> String {
+        let mut hint = format!("wasmqtt {command} {id}");
+        if !self.tenant.is_default() {
+            hint += &format!(" --tenant {}", self.tenant);
+        }
+        if let Some(url) = &self.connection.broker {
+            hint += &format!(" --broker {url}");
+        }
+        if let Some(file) = &self.connection.config {
+            hint += &format!(" --config {}", file.display());
+        }
+        hint
     }
 }
 
@@ -105,19 +158,14 @@ pub(super) async fn connect(config: &Config, tenant: TenantId) -> Result<Client>
     }
 }
 
-fn warn_if_alone(published: Published) {
-    if published == Published::NoSubscribers {
-        eprintln!(
-            "warning: no runner is subscribed to the queue: the broker may have dropped the task"
-        );
-    }
+const ALONE: &str = "warning: no runner is subscribed to the queue";
+
+fn warn_alone() {
+    eprintln!("{ALONE}; publishing the task again until there is one");
 }
 
 /// Shows progress and logs until the outcome.
-async fn follow(
-    mut updates: mpsc::UnboundedReceiver<Update>,
-    show: bool,
-) -> Option<crate::task::outcome::Outcome> {
+async fn follow(mut updates: mpsc::UnboundedReceiver<Update>, show: bool) -> Option<Outcome> {
     // Hidden by itself when stderr is no terminal.
     let bar = ProgressBar::new(0);
     bar.set_style(style("{spinner} {msg}"));
@@ -127,6 +175,7 @@ async fn follow(
                 bar.finish_and_clear();
                 return Some(*outcome);
             }
+            Update::Unheard => bar.suspend(warn_alone),
             Update::Log { level, message } if show => {
                 bar.suspend(|| eprintln!("[{level}] {message}"))
             }

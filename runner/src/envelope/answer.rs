@@ -1,10 +1,13 @@
-//! The submitter's side: a task as an MQTT 5 message, and the outcome that answers it.
+//! The submitter's side: a task as an MQTT 5 message, what is said to the runners of it, and the outcome.
+
+mod json;
 
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use bytes::Bytes;
 
+use crate::envelope::encode::rfc3339;
 use crate::envelope::topics::Topics;
 use crate::envelope::{Inbound, Message, Properties};
 use crate::task::limits::RequestedLimits;
@@ -12,7 +15,7 @@ use crate::task::outcome::{
     CacheHit, ErrorCode, GuestRetry, Outcome, Output, Status, TaskError, Usage,
 };
 use crate::task::tenant::TenantId;
-use crate::task::{Digest, ModuleRef, Reply, Shape, TaskId};
+use crate::task::{Digest, ModuleRef, Reply, RetryPolicy, Shape, TaskId, quoted};
 
 /// What a submitter asks for.
 #[derive(Debug, Clone)]
@@ -27,6 +30,14 @@ pub struct Request {
     pub content_type: Option<String>,
     /// Limits other than the runner's defaults.
     pub limits: RequestedLimits,
+    /// A retry policy other than the runner's.
+    pub retry: Option<RetryPolicy>,
+    /// 0 to 9; higher runs first, within one tenant.
+    pub priority: u8,
+    /// Not to be started before this instant; sent to the millisecond.
+    pub not_before: Option<SystemTime>,
+    /// Not to be started after this instant; sent to the millisecond.
+    pub expires_at: Option<SystemTime>,
     /// Echoed in the outcome.
     pub labels: BTreeMap<String, String>,
     /// Whether the lifecycle is wanted.
@@ -44,6 +55,10 @@ impl Request {
             input: input.into(),
             content_type: None,
             limits: RequestedLimits::default(),
+            retry: None,
+            priority: 0,
+            not_before: None,
+            expires_at: None,
             labels: BTreeMap::new(),
             events: false,
             logs: false,
@@ -62,13 +77,30 @@ impl Request {
             ("id".to_owned(), self.id.to_string()),
         ];
         let limits = &self.limits;
+        let retry = self.retry.unwrap_or_default();
+        let priority = (self.priority > 0).then_some(self.priority);
         for (name, value) in [
             ("fuel", limits.fuel),
             ("memory_bytes", limits.memory_bytes),
             ("timeout_ms", limits.timeout_ms),
             ("output_bytes", limits.output_bytes),
+            ("max_attempts", retry.max_attempts.map(u64::from)),
+            ("initial_delay_ms", retry.initial_delay_ms),
+            ("max_delay_ms", retry.max_delay_ms),
+            ("priority", priority.map(u64::from)),
         ] {
             user.extend(value.map(|value| (name.to_owned(), value.to_string())));
+        }
+        user.extend(
+            retry
+                .factor
+                .map(|factor| ("factor".to_owned(), factor.to_string())),
+        );
+        for (name, time) in [
+            ("not_before", self.not_before),
+            ("expires_at", self.expires_at),
+        ] {
+            user.extend(time.map(|time| (name.to_owned(), rfc3339(time))));
         }
         for (name, wanted) in [("events", self.events), ("logs", self.logs)] {
             user.extend(wanted.then(|| (name.to_owned(), "true".to_owned())));
@@ -92,8 +124,35 @@ impl Request {
     }
 }
 
-/// Reads the outcome of a task that was sent as properties; an error names what is wrong with it.
+/// The message that asks the runners to cancel a task.
+pub fn cancel(topics: &Topics, tenant: &TenantId, id: &TaskId) -> Message {
+    Message::new(topics.control(tenant, id), r#"{"action":"cancel"}"#)
+}
+
+/// The message that asks for a task's outcome: a runner that has recorded it answers on the reply topic, as it
+/// answered the task.
+pub fn ask(topics: &Topics, tenant: &TenantId, id: &TaskId, reply_topic: &str) -> Message {
+    Message {
+        properties: Properties {
+            response_topic: Some(reply_topic.to_owned()),
+            correlation_data: Some(Bytes::copy_from_slice(id.as_str().as_bytes())),
+            ..Properties::default()
+        },
+        ..Message::new(topics.control(tenant, id), r#"{"action":"outcome"}"#)
+    }
+}
+
+/// Reads an outcome, as properties or as JSON; an error names what is wrong with it.
 pub fn outcome(tenant: &TenantId, inbound: &Inbound) -> Result<Outcome, String> {
+    let user = &inbound.properties.user;
+    if user.iter().any(|(name, _)| name == "status") {
+        properties(tenant, inbound)
+    } else {
+        json::outcome(tenant, inbound)
+    }
+}
+
+fn properties(tenant: &TenantId, inbound: &Inbound) -> Result<Outcome, String> {
     let properties = &inbound.properties;
     let field = |name: &str| {
         properties
@@ -117,32 +176,13 @@ pub fn outcome(tenant: &TenantId, inbound: &Inbound) -> Result<Outcome, String> 
             .and_then(|text| text.parse::<f64>().ok())
             .unwrap_or(0.0)
     };
-    let time = |name: &str| {
-        field(name)
-            .and_then(|text| text.parse::<jiff::Timestamp>().ok())
-            .map(SystemTime::from)
-    };
-
-    let status = need("status")?;
-    let status = *Status::ALL
-        .iter()
-        .find(|s| s.as_str() == status)
-        .ok_or_else(|| format!("unknown status {status:?}"))?;
+    let status = status(need("status")?)?;
     let error = match field("error_code") {
         None => None,
-        Some(code) => {
-            let code = *ErrorCode::ALL
-                .iter()
-                .find(|c| c.as_str() == code)
-                .ok_or_else(|| format!("unknown error code {code:?}"))?;
-            let mut error = TaskError::new(code, field("error_message").unwrap_or_default());
+        Some(word) => {
+            let mut error = TaskError::new(code(word)?, field("error_message").unwrap_or_default());
             error.backtrace = all("error_backtrace");
-            error.retry = match field("error_retry") {
-                Some("never") => Some(GuestRetry::Never),
-                Some("after") => Some(GuestRetry::After(number("error_retry_after_ms"))),
-                Some(_) => Some(GuestRetry::ByPolicy),
-                None => None,
-            };
+            error.retry = retry(field("error_retry"), number("error_retry_after_ms"));
             Some(error)
         }
     };
@@ -154,11 +194,11 @@ pub fn outcome(tenant: &TenantId, inbound: &Inbound) -> Result<Outcome, String> 
         tenant: tenant.clone(),
         status,
         module: field("module").map(str::to_owned),
-        module_digest: field("module_digest")
-            .and_then(|d| Digest::parse_hex(d.strip_prefix("sha256:")?).ok()),
+        module_digest: field("module_digest").and_then(digest),
         attempt: number("attempt") as u32,
         attempts: Vec::new(),
-        output: error.is_none().then(|| Output {
+        // Of a task that did not succeed the payload is empty, and no output.
+        output: (status == Status::Succeeded).then(|| Output {
             data: inbound.payload.clone(),
             content_type: properties.content_type.clone(),
         }),
@@ -169,12 +209,13 @@ pub fn outcome(tenant: &TenantId, inbound: &Inbound) -> Result<Outcome, String> 
             queued_ms: millis("queued_ms"),
             run_ms: millis("run_ms"),
             cpu_ms: millis("cpu_ms"),
-            module_cache: field("module_cache")
-                .and_then(|hit| CacheHit::ALL.iter().copied().find(|h| h.as_str() == hit)),
+            module_cache: field("module_cache").and_then(cache_hit),
         },
         runner: field("runner").unwrap_or_default().to_owned(),
-        started_at: time("started_at"),
-        finished_at: time("finished_at").unwrap_or(SystemTime::UNIX_EPOCH),
+        started_at: field("started_at").and_then(time),
+        finished_at: field("finished_at")
+            .and_then(time)
+            .unwrap_or(SystemTime::UNIX_EPOCH),
         labels: properties.user.iter().filter_map(label).collect(),
         reply: Reply {
             topic: None,
@@ -184,3 +225,36 @@ pub fn outcome(tenant: &TenantId, inbound: &Inbound) -> Result<Outcome, String> 
         shape: Shape::Properties,
     })
 }
+
+fn status(word: &str) -> Result<Status, String> {
+    let known = Status::ALL.iter().copied().find(|s| s.as_str() == word);
+    known.ok_or_else(|| format!("unknown status {}", quoted(word)))
+}
+
+fn code(word: &str) -> Result<ErrorCode, String> {
+    let known = ErrorCode::ALL.iter().copied().find(|c| c.as_str() == word);
+    known.ok_or_else(|| format!("unknown error code {}", quoted(word)))
+}
+
+fn retry(word: Option<&str>, after_ms: u64) -> Option<GuestRetry> {
+    Some(match word? {
+        "never" => GuestRetry::Never,
+        "after" => GuestRetry::After(after_ms),
+        _ => GuestRetry::ByPolicy,
+    })
+}
+
+fn digest(text: &str) -> Option<Digest> {
+    Digest::parse_hex(text.strip_prefix("sha256:")?).ok()
+}
+
+fn cache_hit(word: &str) -> Option<CacheHit> {
+    CacheHit::ALL.iter().copied().find(|h| h.as_str() == word)
+}
+
+fn time(text: &str) -> Option<SystemTime> {
+    text.parse::<jiff::Timestamp>().ok().map(SystemTime::from)
+}
+
+#[cfg(test)]
+mod tests;

@@ -116,7 +116,10 @@ impl Stored {
             payload: payload.clone(),
             content_type: properties.content_type.clone(),
             response_topic: properties.response_topic.clone(),
-            correlation_data: properties.correlation_data.as_ref().map(|data| data.to_vec()),
+            correlation_data: properties
+                .correlation_data
+                .as_ref()
+                .map(|data| data.to_vec()),
             message_expiry_s: properties.message_expiry_s,
             user: properties.user.clone(),
         }

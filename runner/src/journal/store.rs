@@ -95,7 +95,10 @@ impl Store {
         for row in rows {
             match decode(&row?) {
                 Ok(task) => kept.push(task),
-                Err(_) => unreadable += 1,
+                Err(why) => {
+                    tracing::debug!(error = format!("{why:#}"), "a kept task cannot be read");
+                    unreadable += 1;
+                }
             }
         }
         Ok((kept, unreadable))
@@ -122,8 +125,7 @@ impl Store {
                         let mut keep = transaction.prepare_cached(
                             "INSERT OR REPLACE INTO kept (key, task) VALUES (?, ?)",
                         )?;
-                        let task =
-                            postcard::to_allocvec(kept).context("failed to encode a task")?;
+                        let task = encode(kept)?;
                         keep.execute(params![kept.key.bytes(), task])?;
                     }
                     Entry::Ended(ended) => {
@@ -167,7 +169,10 @@ pub(super) fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>> {
 }
 
 pub(super) fn decode<T: DeserializeOwned>(stored: &[u8]) -> Result<T> {
-    let at = stored.len().checked_sub(SUM).context("a record is cut off")?;
+    let at = stored
+        .len()
+        .checked_sub(SUM)
+        .context("a record is cut off")?;
     let (bytes, sum) = stored.split_at(at);
     ensure!(Sha256::digest(bytes)[..SUM] == *sum, "a record is damaged");
     postcard::from_bytes(bytes).context("failed to decode a record")

@@ -92,7 +92,12 @@ impl Active {
                 if new && held.replies.len() < MAX_REPLIES {
                     held.replies.push(reply.clone());
                 }
-                if in_hand.kept {
+                // One unacknowledged delivery is enough; more would only take up the window.
+                let enough = |token: &AckToken| {
+                    let last = held.tokens.last();
+                    last.is_some_and(|last| last.same_connection(token))
+                };
+                if in_hand.kept || token.as_ref().is_some_and(enough) {
                     return Arrival::Attached(token);
                 }
                 held.tokens.extend(token);

@@ -189,6 +189,7 @@ async fn live(shared: &Shared, in_hand: &mut InHand) -> Result<Outcome, HandedBa
             wait(shared, in_hand, due).await?;
         }
         let mut outcome = attempt(shared, in_hand, limits).await?;
+        let number = in_hand.attempt();
         let Some(error) = outcome
             .error
             .as_ref()
@@ -208,21 +209,21 @@ async fn live(shared: &Shared, in_hand: &mut InHand) -> Result<Outcome, HandedBa
             Next::GiveUp => {
                 in_hand.given_up = true;
                 if !outcome.attempts.is_empty() {
-                    outcome.status = Status::Failed;
+                    (outcome.status, outcome.attempt) = (Status::Failed, number);
                 }
                 return Ok(outcome);
             }
             Next::Retry(delay) => {
-                info!(task_id = %outcome.id, tenant = %outcome.tenant, attempt = outcome.attempt, %error, ?delay, "attempt failed, another follows");
+                info!(task_id = %outcome.id, tenant = %outcome.tenant, attempt = number, %error, ?delay, "attempt failed, another follows");
                 let event = Event::Retrying {
-                    attempt: outcome.attempt,
+                    attempt: number,
                     delay_ms: u64::try_from(delay.as_millis()).unwrap_or(u64::MAX),
                     code: error.code.as_str(),
                     message: error.message.clone(),
                 };
                 shared.event(&in_hand.task, &event);
                 in_hand.attempts.push(Attempt {
-                    attempt: outcome.attempt,
+                    attempt: number,
                     failed_at: outcome.finished_at,
                     code: error.code.as_str().to_owned(),
                     message: error.message.clone(),
@@ -272,16 +273,12 @@ async fn wait(shared: &Shared, in_hand: &mut InHand, due: SystemTime) -> Result<
 async fn attempt(shared: &Shared, in_hand: &InHand, limits: Limits) -> Result<Outcome, HandedBack> {
     let task = &in_hand.task;
     let number = in_hand.attempt();
-    let failed = |rejection| Outcome {
-        attempt: number,
-        ..shared.rejected(in_hand, rejection)
-    };
     if let Err(rejection) = admission::check_expiry(task, SystemTime::now()) {
         return Ok(shared.rejected(in_hand, rejection));
     }
     let (module, hit) = match shared.modules.resolve(&task.tenant, &task.module).await {
         Ok(resolved) => resolved,
-        Err(error) => return Ok(failed(error.into())),
+        Err(error) => return Ok(shared.rejected(in_hand, error.into())),
     };
     // A task that the process may have died of runs while no other such task does: else it would take them with it.
     let _suspect = match in_hand.deaths {

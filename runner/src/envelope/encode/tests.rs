@@ -1,8 +1,6 @@
 use std::time::Duration;
 
 use super::*;
-use crate::envelope::Inbound;
-use crate::envelope::answer;
 use crate::task::outcome::{CacheHit, ErrorCode, Output, Status, Usage};
 use crate::task::{Digest, Reply};
 
@@ -115,21 +113,6 @@ fn output_is_a_value_a_string_or_base64() {
         output(b"\xff\0", Some("application/json")),
         (null, "/wA=".into())
     );
-}
-
-#[test]
-fn a_submitter_reads_what_a_runner_wrote() {
-    for outcome in [sample(Shape::Properties), failed(Shape::Properties)] {
-        let message = super::outcome(&Topics::default(), &outcome).remove(0);
-        let inbound = Inbound {
-            topic: message.topic,
-            payload: message.payload,
-            properties: message.properties,
-        };
-        let mut read = answer::outcome(&TenantId::default(), &inbound).expect("an outcome");
-        read.reply.topic = outcome.reply.topic.clone();
-        assert_eq!(read, outcome);
-    }
 }
 
 #[test]
