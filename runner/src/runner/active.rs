@@ -32,6 +32,8 @@ struct InHand {
     held: Held,
     /// The journal answers for it: deliveries are acknowledged as they come.
     kept: bool,
+    /// Its outcome is being published.
+    ending: bool,
     cancel: Option<oneshot::Sender<()>>,
 }
 
@@ -42,6 +44,8 @@ pub(super) struct Held {
     pub(super) tokens: Vec<AckToken>,
     /// To be answered besides the first: whoever sent the task again from elsewhere.
     pub(super) replies: Vec<Reply>,
+    /// Sent again when its outcome was published already: it is wanted once more.
+    pub(super) again: bool,
 }
 
 /// What a delivery is.
@@ -76,8 +80,10 @@ impl Active {
                     held: Held {
                         tokens: token.into_iter().collect(),
                         replies: Vec::new(),
+                        again: false,
                     },
                     kept,
+                    ending: false,
                     cancel: Some(cancel),
                 };
                 state.tasks.insert(key, in_hand);
@@ -92,6 +98,7 @@ impl Active {
                 if new && held.replies.len() < MAX_REPLIES {
                     held.replies.push(reply.clone());
                 }
+                held.again |= in_hand.ending && reply.topic.is_none();
                 // One unacknowledged delivery is enough; more would only take up the window.
                 let enough = |token: &AckToken| {
                     let last = held.tokens.last();
@@ -115,6 +122,13 @@ impl Active {
         };
         in_hand.kept = true;
         std::mem::take(&mut in_hand.held.tokens)
+    }
+
+    /// A task's outcome is about to be published.
+    pub(super) fn ending(&self, key: Key) {
+        if let Some(in_hand) = self.lock().tasks.get_mut(&key) {
+            in_hand.ending = true;
+        }
     }
 
     /// Stops a task in hand. One that is not here yet is remembered if `remember` says so. Returns whether it was here.

@@ -139,6 +139,9 @@ pub(super) async fn run(
         let (topic, correlation) = (reply.topic, reply.correlation_data);
         answer_again(&shared, &in_hand.task.tenant, &ended, topic, correlation).await;
     }
+    if held.again {
+        publish_again(&shared, &ended).await;
+    }
     for token in held.tokens {
         shared.publisher.ack(token);
     }
@@ -451,6 +454,7 @@ async fn settle(shared: &Shared, mut outcome: Outcome, in_hand: &InHand) -> Opti
         dead_letter: letter,
     });
     shared.journal.ended(ended.clone()).await;
+    shared.active.ending(in_hand.key);
     if !publish(shared, &outcome, messages).await {
         return None;
     }
@@ -511,14 +515,19 @@ pub(super) async fn answer_ended(
             task.reply.correlation_data.clone(),
         );
         answer_again(shared, &task.tenant, &ended, topic, correlation).await;
-    } else if let Some(record) = ended.messages.first() {
-        let message = record.message();
-        // It stands on `task_completed` once already: if the broker refuses it now, that is that.
-        if let Err(why) = shared.publisher.publish(message).await {
-            warn!(task_id = %task.id, error = %why, "recorded outcome not published again");
-        }
+    } else {
+        publish_again(shared, &ended).await;
     }
     Ok(())
+}
+
+/// Publishes a record once more. It stands on `task_completed` already: if the broker refuses it now, that is that.
+async fn publish_again(shared: &Shared, ended: &Ended) {
+    if let Some(record) = ended.messages.first()
+        && let Err(why) = shared.publisher.publish(record.message()).await
+    {
+        warn!(task_id = ended.id, error = %why, "recorded outcome not published again");
+    }
 }
 
 /// Answers one more who asked for a task; the record is at the broker already.
