@@ -8,7 +8,7 @@ pub(crate) async fn effective() {
     shell.write(
         "good.toml",
         b"[mqtt]\nusername = \"me\"\npassword = \"secret-word\"\n[runner]\nname = \"here\"\nconcurrency = 7\n\
-          memory_budget_bytes = 1073741824\n[modules]\ncache_directory = \"/var/cache/wasmqtt\"\n\
+          memory_budget_bytes = 1073741824\n[journal]\ndirectory = \"/var/lib/wasmqtt\"\n[modules]\ncache_directory = \"/var/cache/wasmqtt\"\n\
           [tenants.default]\ndefault_module = \"echo\"\n",
     );
     let ended = shell.call(&["check", "--config", "good.toml"]).await;
