@@ -17,7 +17,7 @@ mod strike;
 pub(crate) mod submitter;
 mod witness;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
@@ -207,7 +207,19 @@ pub(crate) async fn clock_jumps() {
         clocks.set(runner, seconds - 7200);
         sleep(Duration::from_millis(200)).await;
     }
+    let hours: BTreeSet<String> = {
+        let heard = run.consumer.record();
+        let hour = |outcome: &Heard| {
+            outcome
+                .started_at
+                .chars()
+                .take("2026-11-22T19".len())
+                .collect()
+        };
+        heard.outcomes.iter().map(hour).collect()
+    };
     run.finish().await.is_whole();
+    assert!(hours.len() > 2, "the clocks did not jump: {hours:?}");
 }
 
 /// The journal cannot be written for a while: that is reported, and nothing is lost.
@@ -220,7 +232,8 @@ pub(crate) async fn a_full_disk() {
     };
     let mut run = Run::with("full disk", Kind::Embedded, setup).await;
     run.load(Load::of(tasks()));
-    run.answered(50).await;
+    // By then every runner has loaded every module: a limit on files is one on the images of modules too.
+    run.answered(tasks() / 2).await;
     let processes: Vec<u32> = (0..run.fleet.count())
         .map(|number| run.fleet.process(number))
         .collect();
@@ -255,7 +268,8 @@ pub(crate) async fn the_checker_tells() {
         id: id.to_owned(),
         status: status.to_owned(),
         answer: answer.to_owned(),
-        run: run.to_owned(),
+        runner: run.to_owned(),
+        started_at: String::new(),
     };
     let one = submitted(&[("a", Submitted::Acknowledged)]);
     let judge = |heard: &[Heard]| check(&one, heard, |_| "done".to_owned());

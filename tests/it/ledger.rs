@@ -72,8 +72,17 @@ async fn measure() -> String {
             let report = cell(words, *kind, *fault, *strikes).await;
             let verdict = &report.verdict;
             assert!(verdict.is_consistent(), "{verdict}");
+            let lost = report
+                .lost
+                .iter()
+                .map(|(seen, ids)| format!("{} {seen}", ids.len()));
+            let lost: Vec<String> = lost.collect();
+            let lost = match lost.is_empty() {
+                true => String::new(),
+                false => format!(" ({})", lost.join("; ")),
+            };
             table += &format!(
-                " {} of {} delivered, {} lost, {} duplicated |",
+                " {} of {} delivered, {} lost{lost}, {} duplicated |",
                 verdict.acknowledged - verdict.lost.len(),
                 verdict.acknowledged,
                 verdict.lost.len(),

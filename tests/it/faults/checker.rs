@@ -31,15 +31,16 @@ pub(crate) struct Heard {
     pub(crate) status: String,
     /// The output, or the error's code.
     pub(crate) answer: String,
-    /// Which run of the task says so: two outcomes of one run are one outcome sent twice.
-    pub(crate) run: String,
+    /// Who ran it and when it began: two outcomes of one run are one outcome sent twice.
+    pub(crate) runner: String,
+    pub(crate) started_at: String,
 }
 
 /// What is said of a run. Every acknowledged id is in exactly one of `ended`, `conflicting` and `lost`.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Verdict {
     pub(crate) acknowledged: usize,
-    /// By id, how it ended.
+    /// By id, how it ended; with the error's code if it did not succeed.
     pub(crate) ended: BTreeMap<String, String>,
     /// Acknowledged, and no outcome was heard.
     pub(crate) lost: BTreeSet<String>,
@@ -90,7 +91,10 @@ impl Verdict {
     /// Takes in all outcomes of one task.
     fn ended_as(&mut self, id: &str, outcomes: &[&Heard], answer_of: impl Fn(&str) -> String) {
         let distinct: BTreeSet<_> = outcomes.iter().map(|o| (&o.status, &o.answer)).collect();
-        let runs: BTreeSet<_> = outcomes.iter().map(|o| &o.run).collect();
+        let runs: BTreeSet<_> = outcomes
+            .iter()
+            .map(|o| (&o.runner, &o.started_at))
+            .collect();
         self.ran_again += runs.len() - 1;
         for outcome in outcomes {
             if outcome.status == "succeeded" && outcome.answer != answer_of(id) {
@@ -100,11 +104,16 @@ impl Verdict {
         if distinct.len() > 1 {
             let words = outcomes
                 .iter()
-                .map(|o| format!("{} {:?} of {}", o.status, o.answer, o.run));
+                .map(|o| format!("{} {:?} of {}", o.status, o.answer, o.runner));
             self.conflicting.insert(id.to_owned(), words.collect());
             return;
         }
-        self.ended.insert(id.to_owned(), outcomes[0].status.clone());
+        let Heard { status, answer, .. } = outcomes[0];
+        let words = match &**status {
+            "succeeded" => status.clone(),
+            status => format!("{status}: {answer}"),
+        };
+        self.ended.insert(id.to_owned(), words);
         if outcomes.len() > 1 {
             self.duplicates.insert(id.to_owned(), outcomes.len() - 1);
         }

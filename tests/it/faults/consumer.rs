@@ -119,8 +119,7 @@ fn read(payload: &[u8]) -> Heard {
         id: text(&outcome["id"]),
         status: text(&outcome["status"]),
         answer: answer.map(text).concat(),
-        run: [&outcome["runner"], &outcome["started_at"]]
-            .map(text)
-            .join(" at "),
+        runner: text(&outcome["runner"]),
+        started_at: text(&outcome["started_at"]),
     }
 }

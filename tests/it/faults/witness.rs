@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -12,11 +13,16 @@ use crate::proxy::{Verdict, Way};
 /// A PUBACK that says: nobody is subscribed.
 const NO_MATCHING_SUBSCRIBERS: u8 = 0x10;
 
+/// A packet takes less on this machine, however busy it is.
+const UNDER_WAY: Duration = Duration::from_millis(200);
+
 /// How far a task came, in the order in which it comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Seen {
     /// Taken over by the broker, never given to a runner.
     NeverDelivered,
+    /// Sent to a runner on a connection that ended too soon to tell whether it arrived.
+    Sent,
     /// Given to a runner, which neither answered nor acknowledged it.
     Delivered,
     /// Acknowledged by a runner before the broker had an outcome.
@@ -34,7 +40,7 @@ impl Seen {
     pub(crate) fn is_the_brokers(self) -> bool {
         matches!(
             self,
-            Seen::NeverDelivered | Seen::Unsubscribed | Seen::Stored
+            Seen::NeverDelivered | Seen::Sent | Seen::Unsubscribed | Seen::Stored
         )
     }
 }
@@ -43,6 +49,7 @@ impl fmt::Display for Seen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Seen::NeverDelivered => "never delivered by the broker",
+            Seen::Sent => "sent to a runner as the connection ended",
             Seen::Delivered => "delivered to a runner, not acknowledged",
             Seen::Acknowledged => "acknowledged by a runner without an outcome",
             Seen::Published => "outcome published, not taken over by the broker",
@@ -56,13 +63,19 @@ impl fmt::Display for Seen {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Witness(Arc<Mutex<Log>>);
 
-/// Number of the link, number of the connection on it, packet id.
-type Key = (usize, usize, u16);
+/// Number of the link, number of the connection on it.
+type Connection = (usize, usize);
+/// With the packet id.
+type Key = (Connection, u16);
 
 #[derive(Debug, Default)]
 struct Log {
     furthest: BTreeMap<String, Seen>,
     deliveries: HashMap<Key, String>,
+    /// By task, when it was sent and on which connection.
+    sent: HashMap<String, Vec<(Instant, Connection)>>,
+    /// When something came from the runner last.
+    alive: HashMap<Connection, Instant>,
     outcomes: HashMap<Key, String>,
     /// Packet ids of the tasks, in the order of their delivery.
     packet_ids: Vec<u16>,
@@ -74,11 +87,17 @@ impl Witness {
     /// To be called with every packet of a link.
     pub(crate) fn see(&self, link: usize, connection: usize, way: Way, packet: &Packet) -> Verdict {
         let mut log = self.log();
-        let key = |packet: &Packet| (link, connection, packet.id());
+        let connection = (link, connection);
+        let key = |packet: &Packet| (connection, packet.id());
+        if way == Way::ToBroker {
+            log.alive.insert(connection, Instant::now());
+        }
         match (way, packet.kind()) {
             (Way::ToClient, PUBLISH) if packet.topic() == "task_queue" => {
                 if let Some(id) = id(packet) {
-                    log.reached(&id, Seen::Delivered);
+                    log.reached(&id, Seen::Sent);
+                    let sent = (Instant::now(), connection);
+                    log.sent.entry(id.clone()).or_default().push(sent);
                     log.deliveries.insert(key(packet), id);
                     log.packet_ids.push(packet.id());
                 }
@@ -118,10 +137,11 @@ impl Witness {
     /// How far a task came.
     pub(crate) fn seen(&self, id: &str) -> Seen {
         let log = self.log();
-        log.furthest
-            .get(id)
-            .copied()
-            .unwrap_or(Seen::NeverDelivered)
+        match log.furthest.get(id).copied() {
+            None => Seen::NeverDelivered,
+            Some(Seen::Sent) if log.arrived(id) => Seen::Delivered,
+            Some(seen) => seen,
+        }
     }
 
     /// How many tasks were given to a runner at least.
@@ -153,6 +173,16 @@ impl Log {
     fn reached(&mut self, id: &str, seen: Seen) {
         let furthest = self.furthest.entry(id.to_owned()).or_insert(seen);
         *furthest = seen.max(*furthest);
+    }
+
+    /// Whether the runner was still there when a task that was sent to it must have arrived.
+    fn arrived(&self, id: &str) -> bool {
+        let sent = self.sent.get(id).into_iter().flatten();
+        sent.into_iter().any(|(sent, connection)| {
+            self.alive
+                .get(connection)
+                .is_some_and(|alive| alive.saturating_duration_since(*sent) > UNDER_WAY)
+        })
     }
 
     fn passes(&mut self, seen: Seen) -> Verdict {
