@@ -12,8 +12,6 @@ const STATUSES: &[&str] = &[
     "canceled",
     "expired",
 ];
-/// As many ids of a kind are listed; the rest is counted.
-const LISTED: usize = 20;
 
 /// How far a submitter got with a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -175,7 +173,8 @@ impl fmt::Display for Verdict {
 }
 
 impl Verdict {
-    /// The ids of what is wrong, a kind a line; empty when nothing is.
+    /// The ids of what is wrong, a kind a line; empty when nothing is. The lost ones are listed by where they were
+    /// seen last, which is not known here.
     pub(crate) fn details(&self) -> String {
         let conflicting = self
             .conflicting
@@ -186,7 +185,6 @@ impl Verdict {
             .iter()
             .map(|(id, answer)| format!("{id}: {answer:?}"));
         [
-            list("lost", self.lost.iter().cloned()),
             list("conflicting", conflicting),
             list("unexpected", self.unexpected.iter().cloned()),
             list("wrong", wrong),
@@ -195,16 +193,11 @@ impl Verdict {
     }
 }
 
-/// A line, or nothing when there is nothing to list.
-pub(crate) fn list(kind: &str, entries: impl ExactSizeIterator<Item = String>) -> String {
-    let count = entries.len();
-    if count == 0 {
+/// A line that names every one, or nothing when there is nothing to list.
+pub(crate) fn list(kind: &str, entries: impl Iterator<Item = String>) -> String {
+    let entries: Vec<String> = entries.collect();
+    if entries.is_empty() {
         return String::new();
     }
-    let listed: Vec<String> = entries.take(LISTED).collect();
-    let more = match count.saturating_sub(LISTED) {
-        0 => String::new(),
-        more => format!(" and {more} more"),
-    };
-    format!("  {kind}: {}{more}\n", listed.join(", "))
+    format!("  {kind}: {}\n", entries.join(", "))
 }
