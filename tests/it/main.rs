@@ -11,9 +11,12 @@ mod embedded_broker;
 mod embedded_clients;
 mod embedded_queue;
 mod fake_broker;
+mod faults;
+mod faults_mosquitto;
 mod flow;
 mod garbage;
 mod hostile;
+mod ledger;
 mod lifecycle;
 mod modules;
 mod mosquitto;
@@ -109,12 +112,20 @@ tests! {
         what_is_heard_of_is_not_published_again, the_client_goes, cancel_and_ask,
         by_hand, interrupted, flags;
     unheard: a_runner_comes_later;
+    faults: the_checker_tells, killed_runners, rolling_restarts, a_stopped_runner, killed_submitters, links_cut,
+        links_half_closed, links_cut_in_a_packet, slow_links, a_partition, cut_before_the_outcome_arrives,
+        cut_before_the_outcomes_puback, clock_jumps, a_full_disk;
+    faults_mosquitto: killed_runners, rolling_restarts, a_stopped_runner, links_cut,
+        killed_broker_that_saves_every_change, killed_broker_as_installed, a_broker_that_forgets,
+        cut_before_the_outcome_arrives, cut_before_the_outcomes_puback;
+    ledger: the_table_is_complete;
     serve: serve_push_and_submit, push_checks, no_outcome_in_time, last_will;
 }
 
 /// The modules whose tests start Debian's mosquitto or its clients.
 const NEED_MOSQUITTO: &[&str] = &[
     "embedded_clients",
+    "faults_mosquitto",
     "mosquitto",
     "poison",
     "restart",
@@ -123,6 +134,9 @@ const NEED_MOSQUITTO: &[&str] = &[
 ];
 
 fn main() -> ExitCode {
+    if let Some(submitted) = faults::submitter::wanted() {
+        return submitted;
+    }
     let arguments = Arguments::from_args();
     // A backtrace through a runtime says nothing, and pushes what was said out of sight.
     std::panic::set_hook(Box::new(|panic| eprintln!("{panic}")));

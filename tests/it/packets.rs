@@ -68,6 +68,27 @@ impl Packet {
         }
     }
 
+    /// The payload of a PUBLISH with QoS 1.
+    pub(crate) fn payload(&self) -> &[u8] {
+        let mut rest = &self.body()[4 + self.topic().len()..];
+        // The properties' length: seven bits a byte, the highest says that more follow.
+        let (mut length, mut shift) = (0, 0);
+        while let Some((byte, after)) = rest.split_first() {
+            rest = after;
+            length |= usize::from(byte & 0x7f) << shift;
+            shift += 7;
+            if byte & 0x80 == 0 {
+                break;
+            }
+        }
+        rest.get(length..).unwrap_or_default()
+    }
+
+    /// The reason code of a PUBACK: 0, success, is left out on the wire.
+    pub(crate) fn reason(&self) -> u8 {
+        self.body().get(2).copied().unwrap_or_default()
+    }
+
     /// How many filters a SUBSCRIBE without properties of more than 127 bytes has.
     pub(crate) fn filters(&self) -> usize {
         let (mut at, mut count) = (3 + usize::from(self.body()[2]), 0);

@@ -1,15 +1,21 @@
-//! A TCP link between a client and a broker that can be cut, can stall, and shows every packet.
+//! A TCP link between a client and a broker that can be cut, half-closed, slowed, shut and stalled, can end in the
+//! middle of a packet, and shows every packet.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{Instant, sleep_until};
 
 use crate::packets::Packet;
+
+/// Packets on their way in one direction of a slow link.
+const ON_THE_WAY: usize = 1024;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Way {
@@ -37,6 +43,8 @@ pub(crate) enum Verdict {
     Pass,
     /// The connection ends instead, in both directions.
     Cut,
+    /// The same, and no other is made until the proxy is opened again.
+    Shut,
 }
 
 /// Sees every packet, with the number of its connection.
@@ -55,6 +63,12 @@ struct Links {
     stalled: watch::Sender<Stall>,
     /// Counts the cuts.
     cuts: watch::Sender<usize>,
+    /// Counts the half-closes, by way.
+    half_closes: [watch::Sender<usize>; 2],
+    shut: watch::Sender<bool>,
+    delay_ms: AtomicU64,
+    /// How many bytes still get through before the connection that would carry more is cut.
+    bytes_left: Mutex<Option<usize>>,
     accepted: AtomicUsize,
 }
 
@@ -76,6 +90,10 @@ impl Proxy {
             tap: Box::new(tap),
             stalled: watch::Sender::new(Stall::Nothing),
             cuts: watch::Sender::new(0),
+            half_closes: [watch::Sender::new(0), watch::Sender::new(0)],
+            shut: watch::Sender::new(false),
+            delay_ms: AtomicU64::new(0),
+            bytes_left: Mutex::new(None),
             accepted: AtomicUsize::new(0),
         });
         let accepting = tokio::spawn(accept(listener, links.clone()));
@@ -93,6 +111,31 @@ impl Proxy {
     /// Ends every connection.
     pub(crate) fn cut(&self) {
         self.links.cuts.send_modify(|cuts| *cuts += 1);
+    }
+
+    /// Ends one direction of every connection; the other goes on until somebody ends it.
+    pub(crate) fn half_close(&self, way: Way) {
+        self.links.half_closes[way as usize].send_modify(|closes| *closes += 1);
+    }
+
+    /// Ends the connection that would carry more than so many bytes from now on, after exactly so many. Once.
+    pub(crate) fn cut_after(&self, bytes: usize) {
+        let left = &self.links.bytes_left;
+        *left.lock().unwrap_or_else(PoisonError::into_inner) = Some(bytes);
+    }
+
+    /// Ends every connection and makes none, until it is opened again.
+    pub(crate) fn shut(&self, shut: bool) {
+        self.links.shut.send_replace(shut);
+        if shut {
+            self.cut();
+        }
+    }
+
+    /// How long every packet from now on is under way.
+    pub(crate) fn delay(&self, delay: Duration) {
+        let milliseconds = u64::try_from(delay.as_millis()).expect("a short delay");
+        self.links.delay_ms.store(milliseconds, Ordering::Relaxed);
     }
 
     /// On connections there are and on those to come.
@@ -115,6 +158,9 @@ impl Drop for Proxy {
 async fn accept(listener: TcpListener, links: Arc<Links>) {
     let mut connections = JoinSet::new();
     while let Ok((client, _)) = listener.accept().await {
+        if *links.shut.borrow() {
+            continue;
+        }
         let number = links.accepted.fetch_add(1, Ordering::Relaxed);
         connections.spawn(carry(client, number, links.clone()));
     }
@@ -138,21 +184,87 @@ async fn carry(client: TcpStream, number: usize, links: Arc<Links>) {
     }
 }
 
+/// Returns when the connection is to end.
 async fn forward(
     links: &Links,
     number: usize,
     way: Way,
-    mut from: impl AsyncRead + Unpin,
+    from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
+) {
+    let mut half_closes = links.half_closes[way as usize].subscribe();
+    let (queue, mut on_the_way) = mpsc::channel(ON_THE_WAY);
+    let taking = async {
+        take(links, number, way, from, queue).await;
+        // What it took is still under way.
+        std::future::pending::<()>().await;
+    };
+    let giving = async {
+        while let Some((due, packet)) = on_the_way.recv().await {
+            sleep_until(due).await;
+            if !give(links, &packet, &mut to).await {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        () = taking => {}
+        () = giving => return,
+        _ = half_closes.changed() => {}
+    }
+    let _ = to.shutdown().await;
+    std::future::pending::<()>().await;
+}
+
+/// Reads packets until the connection ends or is to end.
+async fn take(
+    links: &Links,
+    number: usize,
+    way: Way,
+    mut from: impl AsyncRead + Unpin,
+    queue: mpsc::Sender<(Instant, Packet)>,
 ) {
     let mut stalled = links.stalled.subscribe();
     while let Some(packet) = Packet::read(&mut from).await {
-        if stalled.wait_for(|stall| !stall.holds(way)).await.is_err()
-            || (links.tap)(number, way, &packet) == Verdict::Cut
-            || to.write_all(&packet.bytes).await.is_err()
-        {
+        let passes = stalled.wait_for(|stall| !stall.holds(way)).await.is_ok();
+        if !passes {
+            return;
+        }
+        match (links.tap)(number, way, &packet) {
+            Verdict::Pass => {}
+            Verdict::Cut => return,
+            Verdict::Shut => {
+                links.shut.send_replace(true);
+                return;
+            }
+        }
+        let delay = Duration::from_millis(links.delay_ms.load(Ordering::Relaxed));
+        if queue.send((Instant::now() + delay, packet)).await.is_err() {
             return;
         }
     }
     let _ = stalled.wait_for(|stall| *stall == Stall::Nothing).await;
+}
+
+/// Writes a packet, or as much of it as still gets through; whether the connection goes on.
+async fn give(links: &Links, packet: &Packet, to: &mut (impl AsyncWrite + Unpin)) -> bool {
+    let bytes = &packet.bytes[..];
+    let passing = {
+        let mut left = links
+            .bytes_left
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        match *left {
+            Some(few) if few < bytes.len() => {
+                *left = None;
+                few
+            }
+            Some(enough) => {
+                *left = Some(enough - bytes.len());
+                bytes.len()
+            }
+            None => bytes.len(),
+        }
+    };
+    to.write_all(&bytes[..passing]).await.is_ok() && passing == bytes.len()
 }

@@ -140,12 +140,19 @@ impl Mosquitto {
     /// SIGTERM: it ends in good order, and keeps what it was told to keep.
     pub(crate) async fn stop(&mut self) {
         let mut child = self.child.take().expect("running");
-        terminate(child.id());
+        signal(child.id(), Signal::TERM);
         timeout(PATIENCE, tokio::task::spawn_blocking(move || child.wait()))
             .await
             .expect("stopped in time")
             .expect("no panic")
             .expect("an exit status");
+    }
+
+    /// SIGKILL: it keeps what it has written so far.
+    pub(crate) fn kill(&mut self) {
+        let mut child = self.child.take().expect("running");
+        child.kill().expect("it is ours");
+        child.wait().expect("an exit status");
     }
 
     pub(crate) fn url(&self) -> String {
@@ -179,10 +186,10 @@ impl Drop for Mosquitto {
     }
 }
 
-/// SIGTERM.
-pub(crate) fn terminate(process: u32) {
+/// To a process of ours.
+pub(crate) fn signal(process: u32, signal: Signal) {
     let process = i32::try_from(process).ok().and_then(Pid::from_raw);
-    kill_process(process.expect("a process id"), Signal::TERM).expect("it is ours");
+    kill_process(process.expect("a process id"), signal).expect("it is ours");
 }
 
 /// Retained, and so the first message of every `mosquitto_sub`.

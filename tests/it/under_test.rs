@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::process::{ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use rustix::process::Signal;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
@@ -11,7 +12,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::rig::PATIENCE;
-use crate::stock::terminate;
+use crate::stock;
 
 /// `wasmqtt`, with nothing of the user's environment in its configuration.
 pub(crate) fn command(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command {
@@ -54,12 +55,21 @@ impl Serve {
     }
 
     pub(crate) fn start(args: &[&str]) -> Serve {
+        Serve::start_with(args, |command| command)
+    }
+
+    /// The same, with a say in how the process is started: its environment, or what starts it.
+    pub(crate) fn start_with(args: &[&str], change: impl FnOnce(Command) -> Command) -> Serve {
         let cache = TempDir::new().expect("a folder");
-        let mut child = command([&["serve", "--concurrency", "4"], args].concat())
+        let mut command = command([&["serve", "--concurrency", "4"], args].concat());
+        command
             .env("XDG_CACHE_HOME", cache.path())
-            .env("XDG_STATE_HOME", cache.path().join("state"))
+            .env("XDG_STATE_HOME", cache.path().join("state"));
+        let mut child = change(command)
+            .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
+            .kill_on_drop(true)
             .spawn()
             .expect("it runs");
         let mut stderr = BufReader::new(child.stderr.take().expect("its log")).lines();
@@ -123,7 +133,12 @@ impl Serve {
 
     /// SIGTERM.
     pub(crate) fn terminate(&self) {
-        terminate(self.child.id().expect("running"));
+        self.signal(Signal::TERM);
+    }
+
+    /// Any signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        stock::signal(self.id(), signal);
     }
 
     /// Waits for its end.

@@ -44,6 +44,9 @@ pub mod guests {
     /// Grows its memory until it gets no more, then traps.
     pub const MEMORY_BOMB: &[u8] = guest!("memory_bomb");
 
+    /// A command that sleeps for as many milliseconds as the decimal number in the input says; answers `done`.
+    pub const NAP: &[u8] = guest!("nap");
+
     /// A Rust panic with the input as its message.
     pub const PANIC: &[u8] = guest!("panic");
 
