@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use rumqttc::Outgoing;
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{
-    ConnAck, Filter, Packet, PubAckReason, Publish, RetainForwardRule, SubAck, SubscribeReasonCode,
+    ConnAck, Filter, Packet, PubAck, PubAckReason, Publish, RetainForwardRule, SubAck,
+    SubscribeReasonCode,
 };
 use rumqttc::v5::{AsyncClient, ConnectionError, Event};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -220,6 +221,15 @@ impl Session {
                 Err(error) => break End::Lost(error.to_string()),
             }
         };
+        // rumqttc tells of the end before it tells of what it had read in the same breath; a broker that forgets the
+        // session would not send that again.
+        for event in events.state.events.drain(..) {
+            match event {
+                Event::Incoming(Packet::Publish(publish)) => self.delivered(publish, &mut live),
+                Event::Incoming(Packet::PubAck(puback)) => self.acknowledged(&puback),
+                _ => {}
+            }
+        }
         self.outbox.connection_lost();
         end
     }
@@ -343,20 +353,7 @@ impl Session {
             Event::Incoming(Packet::ConnAck(connack)) => self.connected(&connack, live)?,
             Event::Incoming(Packet::SubAck(suback)) => self.subscribed(&suback, live)?,
             Event::Incoming(Packet::Publish(publish)) => self.delivered(publish, live),
-            Event::Incoming(Packet::PubAck(puback)) => {
-                if let Some(pending) = self.outbox.acknowledged(puback.pkid) {
-                    let topic = &pending.message.topic;
-                    let answer = match puback.reason {
-                        PubAckReason::Success => Ok(Published::Accepted),
-                        PubAckReason::NoMatchingSubscribers => Ok(Published::NoSubscribers),
-                        reason => Err(PublishError::Refused {
-                            topic: topic.clone(),
-                            reason: format!("{reason:?}"),
-                        }),
-                    };
-                    pending.answer(answer);
-                }
-            }
+            Event::Incoming(Packet::PubAck(puback)) => self.acknowledged(&puback),
             Event::Outgoing(Outgoing::Publish(packet_id)) => self.outbox.sent(packet_id),
             Event::Outgoing(Outgoing::Subscribe(packet_id)) => {
                 if let Some(filters) = live.subscribing.pop_front() {
@@ -368,6 +365,22 @@ impl Session {
         }
         self.pump(live);
         ControlFlow::Continue(())
+    }
+
+    fn acknowledged(&mut self, puback: &PubAck) {
+        let Some(pending) = self.outbox.acknowledged(puback.pkid) else {
+            return;
+        };
+        let topic = &pending.message.topic;
+        let answer = match puback.reason {
+            PubAckReason::Success => Ok(Published::Accepted),
+            PubAckReason::NoMatchingSubscribers => Ok(Published::NoSubscribers),
+            reason => Err(PublishError::Refused {
+                topic: topic.clone(),
+                reason: format!("{reason:?}"),
+            }),
+        };
+        pending.answer(answer);
     }
 
     fn connected(&mut self, connack: &ConnAck, live: &mut Live) -> ControlFlow<End> {
