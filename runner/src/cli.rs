@@ -4,6 +4,7 @@ mod args;
 mod bench;
 mod cancel;
 mod check;
+mod dead_letter;
 mod demo;
 mod inspect;
 mod outcome;
@@ -68,6 +69,7 @@ enum Command {
     Run(run::Run),
     Inspect(inspect::Inspect),
     Bench(bench::Bench),
+    DeadLetter(dead_letter::DeadLetters),
     Check(check::Check),
 }
 
@@ -85,6 +87,7 @@ pub fn main() -> ExitCode {
         Command::Run(command) => command.run(),
         Command::Inspect(command) => command.run(),
         Command::Bench(command) => command.run(),
+        Command::DeadLetter(command) => command.run(),
         Command::Check(command) => command.run(),
     };
     match done {

@@ -17,6 +17,7 @@ use crate::config::sections::{
 };
 use crate::envelope::topics::Topics;
 use crate::mqtt::settings::{Address, Tls};
+use crate::recurring::Recurring;
 use crate::sandbox::engine::MAX_GUESTS;
 use crate::task::ModuleRef;
 use crate::task::limits::LimitValues;
@@ -45,6 +46,8 @@ pub struct Config {
     pub ceilings: Ceilings,
     /// What is particular to a tenant, by its name.
     pub tenants: BTreeMap<String, Tenant>,
+    /// Tasks that recur, by their names.
+    pub recurring: BTreeMap<String, sections::Recurring>,
 }
 
 impl Config {
@@ -94,6 +97,7 @@ impl Config {
             ensure!(value >= 1, "`modules.{key}` must be at least 1, got 0");
         }
         self.slot()?;
+        self.recurring()?;
         ensure!(
             self.retry.max_attempts >= 1 && self.runner.max_deaths >= 1,
             "`retry.max_attempts` and `runner.max_deaths` must be at least 1"
@@ -166,6 +170,27 @@ impl Config {
             }
         }
         Ok(modules)
+    }
+
+    /// The tasks that recur.
+    pub fn recurring(&self) -> Result<Vec<Recurring>> {
+        let read = |(name, section): (&String, &sections::Recurring)| {
+            let read = || {
+                Recurring::new(
+                    name,
+                    &section.cron,
+                    &section.timezone,
+                    TenantId::parse(&section.tenant)?,
+                    ModuleRef::parse(&section.module)?,
+                    section.input.clone(),
+                    section.missed,
+                )
+            };
+            read()
+                .map_err(anyhow::Error::msg)
+                .with_context(|| format!("failed to read `recurring.{name}`"))
+        };
+        self.recurring.iter().map(read).collect()
     }
 
     /// Username and password, the latter read from its file where it is in one.

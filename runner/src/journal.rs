@@ -4,9 +4,11 @@
 //! the disk is the next one. Whoever asked waits for its commit. A commit that fails (a full disk) is tried again until
 //! it succeeds; meanwhile nothing is acknowledged, so the broker keeps what comes. Must not know of flows.
 
+pub mod dead_letters;
 pub mod index;
 pub mod record;
 
+mod checkpoints;
 mod store;
 mod writer;
 

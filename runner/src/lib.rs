@@ -11,6 +11,7 @@ pub mod envelope;
 pub mod journal;
 pub mod modules;
 pub mod mqtt;
+pub mod recurring;
 pub mod runner;
 pub mod sandbox;
 pub mod schedule;

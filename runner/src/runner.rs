@@ -6,6 +6,7 @@ mod flow;
 mod peers;
 mod permits;
 mod presence;
+mod recurring;
 mod slots;
 mod voice;
 
@@ -34,6 +35,7 @@ use crate::runner::active::{Active, Arrival};
 use crate::runner::flow::InHand;
 use crate::runner::peers::Peers;
 use crate::runner::permits::Permits;
+use crate::runner::recurring::{Board, Submitter};
 use crate::runner::slots::Slot;
 use crate::sandbox::Sandbox;
 use crate::sandbox::engine::{Engine, Sizes};
@@ -51,6 +53,7 @@ pub struct Runner {
     /// The connections that modules and control messages come over.
     others: Vec<Publisher>,
     control: Option<(Deliveries, Publisher)>,
+    submitters: JoinSet<()>,
     recovered: Recovered,
     journal: journal::Closer,
     filters: Vec<String>,
@@ -74,6 +77,7 @@ struct Shared {
     publisher: Publisher,
     journal: Journal,
     peers: Option<Peers>,
+    board: Arc<Board>,
     retry: retry::Defaults,
     max_deaths: u32,
     /// Tasks kept in the journal.
@@ -120,6 +124,18 @@ impl Runner {
             let topic = topics.ended(&config.mqtt.group);
             Peers::new(topic, control.1.clone(), config.journal.max_outcomes)
         });
+        let board = Arc::new(Board::new(&topics, &config.mqtt.group));
+        let mut submitters = JoinSet::new();
+        for recurring in config.recurring()? {
+            let submitter = Submitter {
+                recurring,
+                board: board.clone(),
+                topics: topics.clone(),
+                publisher: control.1.clone(),
+                runner: config.runner.name.clone(),
+            };
+            submitters.spawn(submitter.run());
+        }
         let shared = Shared {
             name: config.runner.name.clone(),
             policy: Policy {
@@ -136,6 +152,7 @@ impl Runner {
             publisher,
             journal,
             peers,
+            board,
             retry: config.retry,
             max_deaths: config.runner.max_deaths,
             kept: AtomicUsize::new(0),
@@ -153,6 +170,7 @@ impl Runner {
             deliveries,
             others,
             control: Some(control),
+            submitters,
             recovered,
             journal: closer,
             filters,
@@ -362,6 +380,7 @@ impl Runner {
                 shared.publisher.unsubscribe(filter);
             }
         }
+        self.submitters.abort_all();
         shared.draining.send_replace(true);
         shared.permits.close();
         let grace = tokio::time::sleep(self.drain);
@@ -470,6 +489,10 @@ fn control_settings(config: &Config, topics: &Topics) -> Result<Settings> {
     settings.filters = topics.control_filters().to_vec();
     if config.journal.dedupe == Dedupe::Group {
         settings.filters.push(topics.ended(&config.mqtt.group));
+    }
+    if !config.recurring.is_empty() {
+        let board = Board::new(topics, &config.mqtt.group);
+        settings.filters.push(board.filter());
     }
     Ok(settings)
 }

@@ -12,7 +12,8 @@ use wasmqtt_tests::guests;
 
 use crate::packets::PUBLISH;
 use crate::proxy::{Proxy, Verdict, Way};
-use crate::rig::{Ear, Rig, config, json};
+use crate::rig::{Ear, Rig, config, json, user};
+use crate::under_test::Serve;
 
 /// A runner with a journal in a folder, and an ear that stays when the runner goes.
 async fn with_state(broker: &Broker, state: &TempDir) -> Rig {
@@ -341,5 +342,191 @@ pub(crate) async fn the_group_remembers() {
         );
     }
     rig.end().await;
+    broker.stop().await;
+}
+
+/// Whenever it starts, the process dies. It is given up after so many times, and what ran beside it is not.
+pub(crate) async fn poison_is_given_up() {
+    const DEATHS: u64 = 3;
+    const OTHERS: usize = 50;
+    let (broker, state) = (embedded().await, TempDir::new().expect("a folder"));
+    for (name, module) in [
+        ("sleeping.wasm", guests::SLEEPING_HOST_CALL),
+        ("burn.wasm", guests::BURN),
+    ] {
+        std::fs::write(state.path().join(name), module).expect("a module");
+    }
+    let folder = state.path().to_str().expect("a path");
+    let states = format!("{folder}/states");
+    let url = broker.url();
+    let args = [
+        "--broker",
+        &url,
+        "--modules",
+        folder,
+        "--state",
+        &states,
+        "--name",
+        "poisoned",
+    ];
+    let start = async || {
+        Serve::ready_with(&args, |mut command| {
+            command
+                .env("WASMQTT_RUNNER_MAX_DEATHS", DEATHS.to_string())
+                .env("WASMQTT_MQTT_SESSION_EXPIRY_S", "0");
+            command
+        })
+        .await
+    };
+    let mut ear = Ear::connect(&url).await;
+    ear.publisher
+        .subscribe("task_dead_letter")
+        .await
+        .expect("a SUBACK");
+    let mut runner = start().await;
+    let limits = json!({"timeout_ms": 300_000});
+    let poison = json!({"id": "poison", "module": "sleeping", "events": true, "limits": limits});
+    let publish = async |task: Value| {
+        let task = Message::new("task_queue", task.to_string());
+        ear.publisher.publish(task).await.expect("a PUBACK");
+    };
+    publish(poison).await;
+    for n in 0..OTHERS {
+        publish(json!({"id": format!("other-{n}"), "module": "burn", "input": "30000000"})).await;
+    }
+    let is_start = |inbound: &wasmqtt::envelope::Inbound| {
+        inbound.topic == "task_status/poison"
+            && json(inbound).is_some_and(|e| e["status"] == "started")
+    };
+    for _ in 0..DEATHS {
+        ear.hear(is_start).await;
+        runner.kill();
+        runner.ended().await;
+        runner = start().await;
+    }
+    let outcome = ear.outcome("poison").await;
+    assert_eq!(
+        (&outcome["status"], &outcome["error"]["code"]),
+        (&json!("failed"), &json!("internal"))
+    );
+    let message = outcome["error"]["message"].to_string();
+    assert!(message.contains("process ended 3 times"), "{message}");
+    assert_eq!(
+        outcome["attempts"].as_array().map(Vec::len),
+        Some(3),
+        "{outcome}"
+    );
+    for n in 0..OTHERS {
+        let outcome = ear.outcome(&format!("other-{n}")).await;
+        assert_eq!(outcome["status"], "succeeded", "{outcome}");
+    }
+    let letter = ear
+        .hear(|inbound| inbound.topic == "task_dead_letter")
+        .await;
+    assert_eq!(json(&letter).expect("JSON")["id"], "poison");
+    assert!(ear.unasked(is_start).is_empty(), "not started once more");
+
+    // By hand: listed, requeued under another id, gone from the list.
+    let call = async |action: &[&str]| {
+        let args = ["dead-letter", "--state", &states, "--broker", &url];
+        let output = crate::under_test::run(args.iter().chain(action)).await;
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).expect("text")
+    };
+    assert!(call(&["ls"]).await.contains("poison  internal: given up"));
+    assert!(call(&["show", "poison"]).await.contains("\"task_queue\""));
+    let id = call(&["requeue", "poison"]).await;
+    ear.started(id.trim()).await;
+    assert_eq!(call(&["ls"]).await, "");
+    let cancel = Message::new(
+        format!("task_control/{}", id.trim()),
+        "{\"action\":\"cancel\"}",
+    );
+    ear.publisher.publish(cancel).await.expect("a PUBACK");
+    let outcome = ear.outcome(id.trim()).await;
+    assert_eq!(outcome["status"], "canceled");
+    assert_eq!(outcome["labels"]["requeued_from"], "poison");
+    runner.end().await;
+    broker.stop().await;
+}
+
+/// Two runners have it in their configuration; each time is submitted once.
+pub(crate) async fn a_recurring_task_is_submitted_once() {
+    let broker = embedded().await;
+    let start = async |name: &str| {
+        let mut config = config(&broker.url());
+        config.runner.name = name.to_owned();
+        let tick = wasmqtt::config::sections::Recurring {
+            cron: "* * * * * *".to_owned(),
+            timezone: "Europe/Berlin".to_owned(),
+            tenant: "default".to_owned(),
+            module: "echo".to_owned(),
+            input: "tick".to_owned(),
+            missed: wasmqtt::recurring::Missed::Skip,
+        };
+        config.recurring.insert("tick".to_owned(), tick);
+        Rig::on(config).await
+    };
+    let mut first = start("one").await;
+    let second = start("two").await;
+    first.push("echo", guests::ECHO).await;
+    let mut times = std::collections::BTreeMap::new();
+    for _ in 0..5 {
+        let outcome = first
+            .ear
+            .hear(|inbound| inbound.topic == "task_completed")
+            .await;
+        assert_eq!(outcome.payload, "tick");
+        assert_eq!(user(&outcome, "labels.recurring"), Some("tick"));
+        let id = user(&outcome, "id").expect("an id").to_owned();
+        *times.entry(id).or_insert(0) += 1;
+    }
+    assert_eq!(times.len(), 5, "{times:?}");
+    first.end().await;
+    second.end().await;
+    broker.stop().await;
+}
+
+/// Three processes of one name on one state folder have three slots; one that is started again takes the dead one's.
+pub(crate) async fn slots_are_taken_over() {
+    let (broker, state) = (embedded().await, TempDir::new().expect("a folder"));
+    let states = state.path().to_str().expect("a path");
+    let url = broker.url();
+    let args = [
+        "--broker",
+        url.as_str(),
+        "--state",
+        states,
+        "--name",
+        "edge",
+    ];
+    let mut first = Serve::ready(&args).await;
+    let second = Serve::ready(&args).await;
+    assert!(
+        first.log().contains("ready runner=\"edge\""),
+        "{}",
+        first.log()
+    );
+    assert!(
+        second.log().contains("ready runner=\"edge.1\""),
+        "{}",
+        second.log()
+    );
+    first.kill();
+    first.ended().await;
+    let again = Serve::ready(&args).await;
+    assert!(
+        again.log().contains("ready runner=\"edge\""),
+        "{}",
+        again.log()
+    );
+    let output = crate::under_test::run(["serve", "--slot", "1"].iter().chain(&args)).await;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        said.contains("slot 1 of \"edge\"") && said.contains("is taken by another process"),
+        "{said}"
+    );
+    again.end().await;
+    second.end().await;
     broker.stop().await;
 }

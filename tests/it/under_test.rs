@@ -54,6 +54,16 @@ impl Serve {
         serve
     }
 
+    /// The same, with a say in how the process is started.
+    pub(crate) async fn ready_with(
+        args: &[&str],
+        change: impl FnOnce(Command) -> Command,
+    ) -> Serve {
+        let mut serve = Serve::start_with(args, change);
+        serve.logs("serve: ready").await;
+        serve
+    }
+
     pub(crate) fn start(args: &[&str]) -> Serve {
         Serve::start_with(args, |command| command)
     }

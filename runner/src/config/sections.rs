@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::journal::Durability;
 use crate::mqtt::settings::AckOrder;
+use crate::recurring::Missed;
+use crate::task::tenant::TenantId;
 
 /// `[mqtt]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -249,6 +251,36 @@ impl Default for Ceilings {
 pub struct Tenant {
     /// The module of plain messages.
     pub default_module: Option<String>,
+}
+
+/// `[recurring.NAME]`
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recurring {
+    /// Five fields, or six with seconds in front.
+    pub cron: String,
+    /// A name of the IANA time zone database.
+    #[serde(default = "utc")]
+    pub timezone: String,
+    /// Whose task it is.
+    #[serde(default = "default_tenant")]
+    pub tenant: String,
+    /// What it runs.
+    pub module: String,
+    /// On what.
+    #[serde(default)]
+    pub input: String,
+    /// `skip`, `last` or `all`.
+    #[serde(default)]
+    pub missed: Missed,
+}
+
+fn utc() -> String {
+    "UTC".to_owned()
+}
+
+fn default_tenant() -> String {
+    TenantId::DEFAULT.to_owned()
 }
 
 fn hostname() -> String {

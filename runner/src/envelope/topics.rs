@@ -80,6 +80,11 @@ impl Topics {
         format!("{}runner_ended/{group}", self.root)
     }
 
+    /// The head of the topics on which runners of a group agree about recurring tasks.
+    pub fn recurring(&self, group: &str) -> String {
+        format!("{}runner_recurring/{group}/", self.root)
+    }
+
     /// A topic for the answers to one submitter, within the tenant's own prefix.
     pub fn reply(&self, tenant: &TenantId, submitter: &str) -> String {
         self.of(tenant, &format!("task_reply/{submitter}"))
@@ -182,6 +187,7 @@ impl Topics {
                 "modules",
                 "runner_status",
                 "runner_ended",
+                "runner_recurring",
             ]
             .iter()
             .any(|name| relative == *name || relative.starts_with(&format!("{name}/")));

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OpenFlags, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest as _, Sha256};
@@ -13,8 +13,11 @@ use crate::journal::record::{Entry, FORMAT, Kept, Key};
 
 /// The dead letters remembered; the oldest go first.
 const MAX_DEAD_LETTERS: i64 = 10_000;
-/// Pages of the write-ahead log before they are written to their places: 16 MiB.
-const CHECKPOINT_PAGES: i64 = 4096;
+/// Pages of the write-ahead log before a commit writes them to their places: 128 MiB. Long before, a thread of its own
+/// does.
+pub(super) const CHECKPOINT_PAGES: i64 = 32768;
+/// What is left of the log's file when all of it is in its place, in bytes.
+const LOG_LIMIT: i64 = 4 << 20;
 
 const TABLES: &str = "
     CREATE TABLE IF NOT EXISTS log (number INTEGER PRIMARY KEY, at INTEGER NOT NULL, entries BLOB NOT NULL);
@@ -47,6 +50,7 @@ impl Store {
         connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
         connection.pragma_update(None, "synchronous", synchronous)?;
         connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
+        connection.pragma_update(None, "journal_size_limit", LOG_LIMIT)?;
         connection.busy_timeout(std::time::Duration::from_secs(5))?;
         let sound: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
         if sound != "ok" {
@@ -155,6 +159,14 @@ impl Store {
         transaction.commit()?;
         Ok(())
     }
+}
+
+/// Moves what is committed to its place, as far as that goes without making the writer wait.
+pub(super) fn checkpoint(file: &Path) -> Result<()> {
+    // Not made anew, should it have been set aside just now.
+    let connection = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))?;
+    Ok(())
 }
 
 /// SQLite has no checksums: a bit that flips on the disk would be read as it is. So each blob bears its own, the

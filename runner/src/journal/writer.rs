@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result};
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
+use crate::journal::checkpoints::Checkpoints;
 use crate::journal::index::Index;
 use crate::journal::record::{Ended, Entry, Key};
 use crate::journal::store::{self, Store};
@@ -21,6 +22,10 @@ const GROUP_BYTES: usize = 4 << 20;
 const RETRY: Duration = Duration::from_millis(500);
 /// How often a commit that goes on failing is reported.
 const REPORT: Duration = Duration::from_secs(10);
+/// A group of at least so many entries says that more are about to come: then the next one waits for them so long.
+/// Measured: 12,000 tasks a second else make 4,000 commits, each 35 us of CPU.
+const BUSY: usize = 4;
+const LINGER: Duration = Duration::from_micros(200);
 /// How often the oldest records are looked at.
 const PRUNE: Duration = Duration::from_secs(1);
 
@@ -34,6 +39,7 @@ pub(super) struct Writer {
     store: Store,
     index: Arc<Mutex<Index>>,
     pruned: Instant,
+    _checkpoints: Option<Checkpoints>,
 }
 
 impl Writer {
@@ -59,18 +65,24 @@ impl Writer {
                 (Recovered::default(), store)
             }
         };
+        let checkpoints = file.map(Checkpoints::start).transpose()?;
         let writer = Writer {
             settings,
             store,
             index,
             pruned: Instant::now(),
+            _checkpoints: checkpoints,
         };
         Ok((writer, recovered))
     }
 
     /// Until every [`super::Journal`] is dropped.
     pub(super) fn run(mut self, commands: &Receiver<Command>) {
+        let mut busy = false;
         while let Ok(first) = commands.recv() {
+            if busy {
+                std::thread::sleep(LINGER);
+            }
             let (mut entries, mut waiters, mut bytes) = (Vec::new(), Vec::new(), 0);
             let mut next = Some(first);
             while let Some(command) = next.take() {
@@ -88,6 +100,7 @@ impl Writer {
                     next = commands.try_recv().ok();
                 }
             }
+            busy = entries.len() >= BUSY;
             if !entries.is_empty() {
                 self.commit(&entries);
                 for done in waiters {

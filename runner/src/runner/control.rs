@@ -34,6 +34,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut deliveries: Deliveries, publish
         let inbound = &delivery.inbound;
         match &shared.peers {
             Some(peers) if inbound.topic == peers.topic() => peers.hear(&inbound.payload),
+            _ if shared.board.hear(&inbound.topic, &inbound.payload) => {}
             _ => act(&shared, inbound).await,
         }
         if let Some(token) = delivery.token {

@@ -78,12 +78,15 @@ impl InHand {
     pub(super) fn died(&mut self, died: &Attempted) {
         if died.content == self.content {
             self.deaths = died.deaths + 1;
-            self.attempts.push(Attempt {
-                attempt: died.attempt.max(self.attempt()),
-                failed_at: SystemTime::now(),
-                code: ErrorCode::Internal.as_str().to_owned(),
-                message: "the runner's process ended while the task ran".to_owned(),
-            });
+            // The journal has only the last of them; those before it ended the same way.
+            for attempt in self.attempt()..=died.attempt.max(self.attempt()) {
+                self.attempts.push(Attempt {
+                    attempt,
+                    failed_at: SystemTime::now(),
+                    code: ErrorCode::Internal.as_str().to_owned(),
+                    message: "the runner's process ended while the task ran".to_owned(),
+                });
+            }
         }
     }
 
