@@ -112,7 +112,7 @@ pub enum Published {
     NoSubscribers,
 }
 
-enum Command {
+pub(crate) enum Command {
     Publish(
         Arc<Message>,
         oneshot::Sender<Result<Published, PublishError>>,
@@ -206,5 +206,37 @@ impl Publisher {
         let (done, answer) = oneshot::channel();
         let _ = self.commands.send(Command::Close(done));
         let _ = answer.await;
+    }
+}
+
+/// The other end of a publisher, for tests that play the broker.
+#[cfg(test)]
+pub(crate) mod made_up {
+    use super::*;
+
+    pub(crate) fn publisher() -> (
+        Publisher,
+        mpsc::UnboundedReceiver<Command>,
+        watch::Sender<State>,
+    ) {
+        let (commands, queue) = mpsc::unbounded_channel();
+        let (sender, state) = watch::channel(State::Connecting { last_error: None });
+        (Publisher { commands, state }, queue, sender)
+    }
+
+    pub(crate) fn token(generation: u64, packet_id: u16) -> AckToken {
+        AckToken {
+            generation,
+            sequence: packet_id.into(),
+            packet_id,
+        }
+    }
+
+    pub(crate) fn generation(token: &AckToken) -> u64 {
+        token.generation
+    }
+
+    pub(crate) fn packet_id(token: &AckToken) -> u16 {
+        token.packet_id
     }
 }

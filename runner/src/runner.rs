@@ -10,6 +10,9 @@ mod recurring;
 mod slots;
 mod voice;
 
+#[cfg(test)]
+mod simulation;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -55,7 +58,7 @@ pub struct Runner {
     control: Option<(Deliveries, Publisher)>,
     submitters: JoinSet<()>,
     recovered: Recovered,
-    journal: journal::Closer,
+    journal: Option<journal::Closer>,
     filters: Vec<String>,
     keeps_session: bool,
     backlog: usize,
@@ -70,8 +73,8 @@ struct Shared {
     topics: Topics,
     policy: Policy,
     default_modules: BTreeMap<TenantId, ModuleRef>,
-    sandbox: Sandbox,
-    modules: ModuleStore,
+    sandbox: Arc<Sandbox>,
+    modules: Arc<ModuleStore>,
     permits: Permits,
     active: Active,
     publisher: Publisher,
@@ -145,8 +148,8 @@ impl Runner {
             },
             topics,
             default_modules: config.default_modules()?,
-            sandbox,
-            modules,
+            sandbox: Arc::new(sandbox),
+            modules: Arc::new(modules),
             permits: Permits::new(config.runner.concurrency, config.runner.memory_budget_bytes),
             active: Active::default(),
             publisher,
@@ -172,7 +175,7 @@ impl Runner {
             control: Some(control),
             submitters,
             recovered,
-            journal: closer,
+            journal: Some(closer),
             filters,
             keeps_session: config.mqtt.session_expiry_s > 0,
             backlog: config.runner.backlog,
@@ -424,7 +427,7 @@ impl Runner {
         } = self;
         drop(shared);
         // A disk that is full would be waited for without end.
-        let closing = tokio::task::spawn_blocking(|| journal.close());
+        let closing = tokio::task::spawn_blocking(|| journal.map(journal::Closer::close));
         if tokio::time::timeout(Duration::from_secs(5), closing)
             .await
             .is_err()
