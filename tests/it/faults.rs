@@ -131,6 +131,29 @@ pub(crate) async fn links_cut() {
     links("links cut", Fault::LinkCut, Duration::from_millis(300)).await;
 }
 
+/// The runners tell each other what has ended. What runs twice at the same time still ends twice.
+pub(crate) async fn links_cut_with_dedupe_in_the_group() {
+    let name = "links cut, dedupe in the group";
+    if !has_slots() {
+        println!("{name}: left out, `serve` has no journal");
+        return;
+    }
+    let setup = Setup {
+        wrap: Box::new(|_, mut command| {
+            command.env("WASMQTT_JOURNAL_DEDUPE", "group");
+            command
+        }),
+        ..Setup::default()
+    };
+    let mut run = Run::with(name, Kind::Embedded, setup).await;
+    run.load(Load::of(tasks()));
+    while !run.is_submitted().await {
+        sleep(Duration::from_millis(300)).await;
+        strike(&mut run, Fault::LinkCut).await;
+    }
+    run.finish().await.is_whole();
+}
+
 pub(crate) async fn links_half_closed() {
     let every = Duration::from_millis(500);
     links("links half-closed", Fault::LinkHalfClosed, every).await;
