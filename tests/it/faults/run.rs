@@ -44,8 +44,6 @@ pub(crate) struct Report {
     pub(crate) verdict: Verdict,
     /// Where the lost ones were seen last.
     pub(crate) lost: BTreeMap<Seen, BTreeSet<String>>,
-    /// The verdict's line and the names below it.
-    text: String,
 }
 
 impl Run {
@@ -149,8 +147,8 @@ impl Run {
         sleep(MORE).await;
         self.fleet.end().await;
         sleep(MORE).await;
-        let report = self.report(faults_over);
-        print!("{}", report.text);
+        let (report, text) = self.report(faults_over);
+        print!("{text}");
         self.broker.stop().await;
         report
     }
@@ -180,7 +178,8 @@ impl Run {
         }
     }
 
-    fn report(&self, faults_over: Instant) -> Report {
+    /// The verdict, and its line with the names below it.
+    fn report(&self, faults_over: Instant) -> (Report, String) {
         let heard = self.consumer.record();
         let submitted = lock(&self.submitted);
         let verdict = checker::check(submitted.tasks(), &heard.outcomes, answer_of);
@@ -202,11 +201,7 @@ impl Run {
         for (seen, ids) in &lost {
             text += &checker::list(&format!("lost, {seen}"), ids.iter().cloned());
         }
-        Report {
-            verdict,
-            lost,
-            text,
-        }
+        (Report { verdict, lost }, text)
     }
 }
 
@@ -240,8 +235,7 @@ impl Report {
     pub(crate) fn is_whole(&self) {
         assert!(
             self.verdict.is_whole() && self.verdict.all_succeeded(),
-            "{}",
-            self.text
+            "the verdict above is not as promised"
         );
         assert!(self.verdict.acknowledged > 0, "nothing was submitted");
     }
@@ -251,8 +245,7 @@ impl Report {
         let runners = self.lost.keys().any(|seen| !seen.is_the_brokers());
         assert!(
             self.verdict.is_consistent() && !runners && self.verdict.all_succeeded(),
-            "{}",
-            self.text
+            "the verdict above is not as promised"
         );
         assert!(self.verdict.acknowledged > 0, "nothing was submitted");
     }
