@@ -19,9 +19,10 @@ use crate::faults::submitter::answer_of;
 use crate::faults::witness::{Seen, Witness};
 use crate::rig::PATIENCE;
 
-/// Nothing has come for so long: what is missing is lost. Longer than it takes to notice a dead link by its keep-alive.
-const SETTLED: Duration = Duration::from_secs(15);
-/// The same for tasks whose outcome the broker has.
+/// Nothing has come for so long: what is missing is lost. Longer than it takes to notice a dead link by its keep-alive, and
+/// than the longest wait before another attempt to connect.
+const SETTLED: Duration = Duration::from_secs(20);
+/// The same for tasks whose outcome the broker has, while the consumer is connected.
 const SETTLED_AT_THE_BROKER: Duration = Duration::from_secs(3);
 /// Waited for what should not come any more.
 const MORE: Duration = Duration::from_millis(500);
@@ -143,6 +144,7 @@ impl Run {
             let feed = Arc::into_inner(feed).expect("nobody else feeds");
             feed.into_inner().end().await;
         }
+        self.consumer.is_back().await;
         self.settle().await;
         sleep(MORE).await;
         self.fleet.end().await;
