@@ -105,7 +105,9 @@ pub(crate) async fn rolling_restarts() {
 
 /// It comes back with tasks in its hands that others have got meanwhile.
 pub(crate) async fn a_stopped_runner_on(name: &'static str, kind: Kind) {
-    let report = times(scale(), name, kind, Load::endless(), Fault::RunnerStopped).await;
+    // Bounded: mosquitto goes on giving the stopped one its share, which it must work off alone.
+    let load = Load::of(tasks());
+    let report = times(scale(), name, kind, load, Fault::RunnerStopped).await;
     report.is_whole();
 }
 
@@ -129,6 +131,29 @@ async fn links(name: &'static str, fault: Fault, every: Duration) {
 
 pub(crate) async fn links_cut() {
     links("links cut", Fault::LinkCut, Duration::from_millis(300)).await;
+}
+
+/// The runners tell each other what has ended. What runs twice at the same time still ends twice.
+pub(crate) async fn links_cut_with_dedupe_in_the_group() {
+    let name = "links cut, dedupe in the group";
+    if !has_slots() {
+        println!("{name}: left out, `serve` has no journal");
+        return;
+    }
+    let setup = Setup {
+        wrap: Box::new(|_, mut command| {
+            command.env("WASMQTT_JOURNAL_DEDUPE", "group");
+            command
+        }),
+        ..Setup::default()
+    };
+    let mut run = Run::with(name, Kind::Embedded, setup).await;
+    run.load(Load::of(tasks()));
+    while !run.is_submitted().await {
+        sleep(Duration::from_millis(300)).await;
+        strike(&mut run, Fault::LinkCut).await;
+    }
+    run.finish().await.is_whole();
 }
 
 pub(crate) async fn links_half_closed() {

@@ -114,6 +114,7 @@ tests! {
         by_hand, interrupted, flags;
     unheard: a_runner_comes_later;
     faults: the_checker_tells, killed_runners, rolling_restarts, a_stopped_runner, killed_submitters, links_cut,
+        links_cut_with_dedupe_in_the_group,
         links_half_closed, links_cut_in_a_packet, slow_links, a_partition, cut_before_the_outcome_arrives,
         cut_before_the_outcomes_puback, clock_jumps, a_full_disk;
     faults_mosquitto: killed_runners, rolling_restarts, a_stopped_runner, links_cut,

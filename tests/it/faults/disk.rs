@@ -23,7 +23,7 @@ impl Disk {
     pub(crate) fn new() -> Disk {
         let folder = TempDir::new().expect("a folder");
         let mounted = StdCommand::new("mount")
-            .args(["-t", "tmpfs", "-o", "size=16m,mode=0700", "wasmqtt-faults"])
+            .args(["-t", "tmpfs", "-o", "size=64m,mode=0700", "wasmqtt-faults"])
             .arg(folder.path())
             .stdin(Stdio::null())
             .stderr(Stdio::null())

@@ -19,9 +19,10 @@ use crate::faults::submitter::answer_of;
 use crate::faults::witness::{Seen, Witness};
 use crate::rig::PATIENCE;
 
-/// Nothing has come for so long: what is missing is lost. Longer than it takes to notice a dead link by its keep-alive.
-const SETTLED: Duration = Duration::from_secs(15);
-/// The same for tasks whose outcome the broker has.
+/// Nothing has come for so long: what is missing is lost. Longer than it takes to notice a dead link by its keep-alive, and
+/// than the longest wait before another attempt to connect.
+const SETTLED: Duration = Duration::from_secs(20);
+/// The same for tasks whose outcome the broker has, while the consumer is connected.
 const SETTLED_AT_THE_BROKER: Duration = Duration::from_secs(3);
 /// Waited for what should not come any more.
 const MORE: Duration = Duration::from_millis(500);
@@ -44,8 +45,6 @@ pub(crate) struct Report {
     pub(crate) verdict: Verdict,
     /// Where the lost ones were seen last.
     pub(crate) lost: BTreeMap<Seen, BTreeSet<String>>,
-    /// The verdict's line and the names below it.
-    text: String,
 }
 
 impl Run {
@@ -145,12 +144,13 @@ impl Run {
             let feed = Arc::into_inner(feed).expect("nobody else feeds");
             feed.into_inner().end().await;
         }
+        self.consumer.is_back().await;
         self.settle().await;
         sleep(MORE).await;
         self.fleet.end().await;
         sleep(MORE).await;
-        let report = self.report(faults_over);
-        print!("{}", report.text);
+        let (report, text) = self.report(faults_over);
+        print!("{text}");
         self.broker.stop().await;
         report
     }
@@ -180,7 +180,8 @@ impl Run {
         }
     }
 
-    fn report(&self, faults_over: Instant) -> Report {
+    /// The verdict, and its line with the names below it.
+    fn report(&self, faults_over: Instant) -> (Report, String) {
         let heard = self.consumer.record();
         let submitted = lock(&self.submitted);
         let verdict = checker::check(submitted.tasks(), &heard.outcomes, answer_of);
@@ -202,11 +203,7 @@ impl Run {
         for (seen, ids) in &lost {
             text += &checker::list(&format!("lost, {seen}"), ids.iter().cloned());
         }
-        Report {
-            verdict,
-            lost,
-            text,
-        }
+        (Report { verdict, lost }, text)
     }
 }
 
@@ -240,8 +237,7 @@ impl Report {
     pub(crate) fn is_whole(&self) {
         assert!(
             self.verdict.is_whole() && self.verdict.all_succeeded(),
-            "{}",
-            self.text
+            "the verdict above is not as promised"
         );
         assert!(self.verdict.acknowledged > 0, "nothing was submitted");
     }
@@ -251,8 +247,7 @@ impl Report {
         let runners = self.lost.keys().any(|seen| !seen.is_the_brokers());
         assert!(
             self.verdict.is_consistent() && !runners && self.verdict.all_succeeded(),
-            "{}",
-            self.text
+            "the verdict above is not as promised"
         );
         assert!(self.verdict.acknowledged > 0, "nothing was submitted");
     }
