@@ -141,6 +141,17 @@ pub fn connect(settings: Settings) -> (Deliveries, Publisher) {
     (deliveries, publisher)
 }
 
+/// Ends a client's session: the broker forgets what it kept for it.
+pub async fn end_session(mut settings: Settings) -> anyhow::Result<()> {
+    settings.clean_start = true;
+    settings.session_expiry = std::time::Duration::ZERO;
+    let (_deliveries, publisher) = connect(settings);
+    let ready = publisher.ready().await;
+    ready.map_err(|why| anyhow::anyhow!("failed to end the session: {why}"))?;
+    publisher.close().await;
+    Ok(())
+}
+
 impl Publisher {
     /// Publishes a message; resolves when the broker has acknowledged it (QoS 1) or it is on the wire
     /// (QoS 0), however many connections that takes. The message is queued before this returns.

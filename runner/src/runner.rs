@@ -29,7 +29,7 @@ use crate::config::sections::Dedupe;
 use crate::envelope::topics::Topics;
 use crate::envelope::{Inbound, decode};
 use crate::journal::index::Seen;
-use crate::journal::record::Kept;
+use crate::journal::record::{Kept, Key};
 use crate::journal::{self, Journal, Recovered};
 use crate::modules::ModuleStore;
 use crate::mqtt::settings::Settings;
@@ -48,6 +48,9 @@ use crate::task::{ModuleRef, Reply, Task, TaskId, retry};
 
 /// How often dropped QoS 0 messages are reported.
 const REPORT_EVERY: Duration = Duration::from_secs(5);
+
+/// A runner that leaves waits so long for what the broker may still have for it.
+const QUIET: Duration = Duration::from_secs(2);
 
 /// A runner that is connected and subscribed.
 pub struct Runner {
@@ -225,6 +228,40 @@ impl Runner {
         Ok(())
     }
 
+    /// Gives its slot up: takes no new tasks, ends those that it has or that the broker keeps for it, waits for the kept
+    /// ones, and ends its session. What scaling in wants, where [`Runner::run`]'s drain is for coming back.
+    pub async fn leave(mut self, config: &Config) -> Result<()> {
+        let mut flows = JoinSet::new();
+        let mut control = JoinSet::new();
+        self.resume(&mut flows);
+        if let Some((deliveries, publisher)) = self.control.take() {
+            control.spawn(control::run(self.shared.clone(), deliveries, publisher));
+        }
+        self.submitters.abort_all();
+        for filter in &self.filters {
+            self.shared.publisher.unsubscribe(filter);
+        }
+        let mut dropped = Dropped::default();
+        loop {
+            tokio::select! {
+                Some(flow) = flows.join_next() => report(flow),
+                Some(delivery) = self.deliveries.recv() => self.accept(delivery, &mut flows, &mut dropped),
+                () = tokio::time::sleep(QUIET), if flows.is_empty() => break,
+            }
+        }
+        let name = self.shared.name.clone();
+        self.drain(flows, control).await;
+        for id in [
+            client_id_of(config, &name),
+            format!("{}-control", client_id_of(config, &name)),
+        ] {
+            let settings = base_settings(config, &id)?;
+            mqtt::end_session(settings).await?;
+        }
+        info!(runner = name, "left");
+        Ok(())
+    }
+
     /// Goes on with what an earlier process left.
     fn resume(&mut self, flows: &mut JoinSet<()>) {
         let shared = &self.shared;
@@ -341,7 +378,7 @@ impl Runner {
                     }
                     _ if shared.peers.as_ref().is_some_and(|peers| peers.ended(key)) => {
                         debug!(task_id = %in_hand.task.id, tenant = %in_hand.task.tenant, "task ended on another runner");
-                        return self.leave(key);
+                        return self.acknowledge(key);
                     }
                     _ if canceled => Some(flow::canceled_before(shared, &in_hand)),
                     _ if full => Some(flow::no_room(shared, &in_hand)),
@@ -366,7 +403,7 @@ impl Runner {
     }
 
     /// Acknowledges a task that is not to be run here.
-    fn leave(&self, key: crate::journal::record::Key) {
+    fn acknowledge(&self, key: Key) {
         for token in self.shared.active.leave(key).tokens {
             self.shared.publisher.ack(token);
         }
@@ -426,9 +463,15 @@ impl Runner {
             shared, journal, ..
         } = self;
         drop(shared);
-        // A disk that is full would be waited for without end.
-        let closing = tokio::task::spawn_blocking(|| journal.map(journal::Closer::close));
-        if tokio::time::timeout(Duration::from_secs(5), closing)
+        // A thread of its own, and not the runtime's, which would wait for it without end when the disk is full.
+        let (closed, waiting) = tokio::sync::oneshot::channel();
+        std::thread::spawn(move || {
+            if let Some(journal) = journal {
+                journal.close();
+            }
+            let _ = closed.send(());
+        });
+        if tokio::time::timeout(Duration::from_secs(5), waiting)
             .await
             .is_err()
         {
@@ -559,7 +602,11 @@ pub fn base_settings(config: &Config, client_id: &str) -> Result<Settings> {
 }
 
 fn client_id(config: &Config) -> String {
-    format!("wasmqtt-{}-{}", config.mqtt.group, config.runner.name)
+    client_id_of(config, &config.runner.name)
+}
+
+fn client_id_of(config: &Config, runner: &str) -> String {
+    format!("wasmqtt-{}-{runner}", config.mqtt.group)
 }
 
 /// A flow that panicked: its task stays unacknowledged, and is delivered again on the next connection.

@@ -16,6 +16,7 @@ mod faults_mosquitto;
 mod flow;
 mod garbage;
 mod hostile;
+mod leave;
 mod ledger;
 mod lifecycle;
 mod modules;
@@ -62,6 +63,7 @@ tests! {
         an_expired_task_does_not_start, cancel_wherever_it_waits, the_outbox_is_replayed,
         an_outcome_can_be_asked_for, the_group_remembers, poison_is_given_up, a_recurring_task_is_submitted_once,
         slots_are_taken_over;
+    leave: a_slot_is_given_up;
     embedded_broker: properties_pass_through, retained_messages_are_kept_replaced_and_cleared,
         a_large_module_is_retained_and_a_larger_one_refused, a_last_will_is_published_when_the_connection_drops,
         a_full_broker_refuses_and_says_so, brokers_are_independent_and_stop_frees_the_port,
@@ -128,6 +130,7 @@ tests! {
 const NEED_MOSQUITTO: &[&str] = &[
     "embedded_clients",
     "faults_mosquitto",
+    "leave",
     "mosquitto",
     "poison",
     "restart",

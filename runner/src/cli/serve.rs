@@ -47,6 +47,10 @@ pub(super) struct Serve {
     /// Which slot to take [default: the first that is free]
     #[arg(long, value_name = "N")]
     slot: Option<u16>,
+    /// Give the slot up instead: end what the broker and the journal have for it, wait for what is kept, end the
+    /// session, exit. For scaling in: run it with the stopped runner's --name and --slot
+    #[arg(long)]
+    leave: bool,
     /// The module of the default tenant's plain messages
     #[arg(long, value_name = "MODULE")]
     default_module: Option<String>,
@@ -87,12 +91,12 @@ impl Serve {
                 .default_module = Some(module);
             config.validate()?;
         }
-        network_runtime()?.block_on(serve(config))?;
+        network_runtime()?.block_on(serve(config, self.leave))?;
         Ok(OK)
     }
 }
 
-async fn serve(mut config: Config) -> Result<()> {
+async fn serve(mut config: Config, leave: bool) -> Result<()> {
     let shutdown = Shutdown::listen()?;
     let broker = start_broker(&mut config).await?;
     let runner = Runner::start(&config);
@@ -109,6 +113,13 @@ async fn serve(mut config: Config) -> Result<()> {
             concurrency = config.runner.concurrency,
             "ready"
         );
+        if leave {
+            tokio::select! {
+                left = runner.leave(&config) => left?,
+                () = shutdown.asked() => warn!("asked to stop: the slot is not given up yet"),
+            }
+            return Ok(());
+        }
         let (drain, draining) = tokio::sync::oneshot::channel::<()>();
         let running = runner.run(async {
             let _ = draining.await;

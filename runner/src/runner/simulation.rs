@@ -13,7 +13,6 @@ use tokio::time::{sleep, timeout};
 
 use super::*;
 use crate::envelope::{Message, Properties};
-use crate::journal::record::Key;
 use crate::mqtt::{Command, Published, made_up};
 
 /// Only catches a hang.
@@ -71,6 +70,8 @@ impl Machine {
 struct World {
     state: TempDir,
     tasks: Vec<String>,
+    /// Which task each message is: a task may be sent again.
+    messages: Vec<usize>,
     acknowledged: BTreeSet<usize>,
     delivered: BTreeSet<usize>,
     /// By id.
@@ -100,6 +101,7 @@ impl World {
         World {
             state: TempDir::new().expect("a folder"),
             tasks: (0..count).map(|number| task(number, chance)).collect(),
+            messages: (0..count).collect(),
             acknowledged: BTreeSet::new(),
             delivered: BTreeSet::new(),
             outcomes: BTreeMap::new(),
@@ -107,15 +109,15 @@ impl World {
         }
     }
 
-    fn deliver(&mut self, number: usize, to: &mpsc::UnboundedSender<Delivery>) {
+    fn deliver(&mut self, message: usize, to: &mpsc::UnboundedSender<Delivery>) {
         let delivery = Delivery {
             inbound: Inbound {
                 topic: "task_queue".to_owned(),
-                payload: self.tasks[number].clone().into(),
+                payload: self.tasks[self.messages[message]].clone().into(),
                 properties: Properties::default(),
             },
-            redelivered: !self.delivered.insert(number),
-            token: Some(made_up::token(self.lives, number as u16)),
+            redelivered: !self.delivered.insert(message),
+            token: Some(made_up::token(self.lives, message as u16)),
         };
         let _ = to.send(delivery);
     }
@@ -128,8 +130,24 @@ impl World {
         }
     }
 
+    fn unfinished(&self, shared: &Shared) -> Vec<String> {
+        let unfinished = (0..self.tasks.len()).filter(|number| {
+            let ended = self.outcomes.contains_key(&number.to_string());
+            let acknowledged = |(message, of): (usize, &usize)| {
+                of != number || self.acknowledged.contains(&message)
+            };
+            !ended || !self.messages.iter().enumerate().all(acknowledged)
+        });
+        let tell = |number: usize| {
+            let id = TaskId::parse(&number.to_string()).expect("an id");
+            let seen = shared.journal.seen(Key::of(&TenantId::default(), &id));
+            format!("{} {seen:?}", self.tasks[number])
+        };
+        unfinished.map(tell).collect()
+    }
+
     fn is_over(&self) -> bool {
-        self.acknowledged.len() == self.tasks.len() && self.outcomes.len() == self.tasks.len()
+        self.acknowledged.len() == self.messages.len() && self.outcomes.len() == self.tasks.len()
     }
 
     /// Takes one command; false when the process is to die of it.
@@ -171,9 +189,9 @@ impl World {
         let running = tokio::spawn(runner.run(async {
             let _ = stopped.await;
         }));
-        for number in 0..self.tasks.len() {
-            if !self.acknowledged.contains(&number) {
-                self.deliver(number, &deliver);
+        for message in 0..self.messages.len() {
+            if !self.acknowledged.contains(&message) {
+                self.deliver(message, &deliver);
             }
         }
         let mut left = if last { u64::MAX } else { 1 + chance.below(30) };
@@ -189,10 +207,15 @@ impl World {
                 }
                 () = sleep(Duration::from_millis(3)) => {
                     quiet += 1;
+                    // Ten times as long as any wait that a schedule asks for.
+                    assert!(quiet < 2_000, "stuck: {} acknowledged, {} ended of {:#?}", self.acknowledged.len(), self.outcomes.len(), self.unfinished(&shared));
                     let number = chance.below(self.tasks.len() as u64) as usize;
                     match chance.below(6) {
-                        // Sent again, by the submitter: over when it is acknowledged, as the first was.
-                        0 if !self.acknowledged.contains(&number) => self.deliver(number, &deliver),
+                        // Sent again by the submitter.
+                        0 if self.messages.len() < 64 => {
+                            self.messages.push(number);
+                            self.deliver(self.messages.len() - 1, &deliver);
+                        }
                         1 => {
                             let id = TaskId::parse(&number.to_string()).expect("an id");
                             let key = Key::of(&TenantId::default(), &id);

@@ -73,6 +73,12 @@ fn stopped(error: &wasmtime::Error, limits: &Limits, limiter: &Limiter) -> TaskE
             Trap::Interrupt => deadline(limits),
             trap => TaskError::new(ErrorCode::Trap, format!("{} in '{place}'", plain(*trap))),
         }
+    } else if let Some(failed) = error.downcast_ref::<std::io::Error>() {
+        // The machine's doing (no memory image, no file descriptor left), not the guest's.
+        TaskError::new(
+            ErrorCode::Internal,
+            format!("the machine refused what a sandbox needs: {failed}"),
+        )
     } else if error.downcast_ref::<PoolConcurrencyLimitError>().is_some() {
         TaskError::new(
             ErrorCode::Internal,
