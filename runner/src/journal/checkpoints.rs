@@ -14,7 +14,7 @@ use crate::journal::store;
 /// How often the log's size is looked at.
 const EVERY: Duration = Duration::from_millis(200);
 /// A log of so many bytes is worth a checkpoint. The writer makes one itself at [`store::CHECKPOINT_PAGES`].
-const WORTH: u64 = 8 << 20;
+const WORTH: u64 = 32 << 20;
 
 /// Ends with its thread when dropped.
 pub(super) struct Checkpoints {

@@ -17,7 +17,7 @@ const MAX_DEAD_LETTERS: i64 = 10_000;
 /// does.
 pub(super) const CHECKPOINT_PAGES: i64 = 32768;
 /// What is left of the log's file when all of it is in its place, in bytes.
-const LOG_LIMIT: i64 = 4 << 20;
+const LOG_LIMIT: i64 = 16 << 20;
 
 const TABLES: &str = "
     CREATE TABLE IF NOT EXISTS log (number INTEGER PRIMARY KEY, at INTEGER NOT NULL, entries BLOB NOT NULL);
