@@ -160,10 +160,8 @@ impl Submitter {
             }
             let claimed = || self.board.claimed(name, seconds);
             match self.board.until(VOID, claimed).await {
-                Some(runner) if runner == self.runner => {
-                    if self.submit(due).await {
-                        self.say(seconds, true).await;
-                    }
+                Some(runner) if runner == self.runner && self.submit(due).await => {
+                    self.say(seconds, true).await;
                 }
                 Some(_) => drop(self.board.until(VOID, is_done).await),
                 None => {}
