@@ -32,7 +32,8 @@ pub const FILE: &str = "journal.sqlite";
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Durability {
-    /// A killed process. A power cut may cost the last second's records, never the file.
+    /// A killed process. A power cut may cost what the kernel had not written yet (on Linux up to 30 s of records), never
+    /// the file.
     #[default]
     Process,
     /// A power cut too: every group waits for the disk.
@@ -167,11 +168,13 @@ impl Closer {
     }
 }
 
-/// The journals in a state folder, one a slot.
+/// The journals in a state folder, one for each slot of each group.
 pub fn files(state: &Path) -> Result<Vec<PathBuf>> {
-    let slots = std::fs::read_dir(state)
+    let groups = std::fs::read_dir(state)
         .with_context(|| format!("failed to read the state folder {}", state.display()))?;
+    let slots = groups.filter_map(|group| std::fs::read_dir(group.ok()?.path()).ok());
     let mut files: Vec<PathBuf> = slots
+        .flatten()
         .filter_map(|slot| Some(slot.ok()?.path().join(FILE)))
         .filter(|file| file.exists())
         .collect();

@@ -1,5 +1,6 @@
 //! Tasks that recur: which of their times are due. Pure: time is a value.
 
+use std::collections::VecDeque;
 use std::time::{Duration, SystemTime};
 
 use croner::Cron;
@@ -87,23 +88,29 @@ impl Recurring {
 
     /// The times after `last` and up to `now` that are to be submitted, oldest first.
     pub fn due(&self, last: SystemTime, now: SystemTime) -> Vec<SystemTime> {
-        let mut times = Vec::new();
-        let mut after = last;
-        while let Some(next) = self.next(after).filter(|next| *next <= now) {
-            times.push(next);
-            if times.len() > MAX_MISSED {
-                times.remove(0);
-            }
-            after = next;
+        // Backwards, so that a long absence costs no more than what is wanted of it.
+        let (most, oldest) = match self.missed {
+            Missed::All => (MAX_MISSED, last),
+            Missed::Last => (1, last),
+            Missed::Skip => (MAX_MISSED, last.max(now - MISSED_AFTER)),
+        };
+        let mut times = VecDeque::new();
+        let mut next = self.last(now, true);
+        while let Some(time) = next.filter(|time| *time > oldest && times.len() < most) {
+            times.push_front(time);
+            next = self.last(time, false);
         }
-        let on_time =
-            |time: &SystemTime| now.duration_since(*time).unwrap_or_default() < MISSED_AFTER;
-        match self.missed {
-            Missed::All => {}
-            Missed::Last => drop(times.drain(..times.len().saturating_sub(1))),
-            Missed::Skip => times.retain(on_time),
-        }
-        times
+        times.into()
+    }
+
+    /// The last time before this one, or at it.
+    fn last(&self, before: SystemTime, inclusive: bool) -> Option<SystemTime> {
+        let before = Zoned::new(Timestamp::try_from(before).ok()?, self.zone.clone());
+        let last = self
+            .cron
+            .find_previous_occurrence(&before, inclusive)
+            .ok()?;
+        Some(last.timestamp().into())
     }
 
     /// The id of the task of one time: a second submission is the same task.

@@ -14,8 +14,10 @@ mod voice;
 mod simulation;
 
 use std::collections::BTreeMap;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, anyhow};
@@ -27,13 +29,13 @@ use crate::admission::Policy;
 use crate::config::Config;
 use crate::config::sections::Dedupe;
 use crate::envelope::topics::Topics;
-use crate::envelope::{Inbound, decode};
+use crate::envelope::{Inbound, answer, decode};
 use crate::journal::index::Seen;
-use crate::journal::record::{Kept, Key};
+use crate::journal::record::Kept;
 use crate::journal::{self, Journal, Recovered};
 use crate::modules::ModuleStore;
 use crate::mqtt::settings::Settings;
-use crate::mqtt::{self, AckToken, Deliveries, Delivery, Publisher, State};
+use crate::mqtt::{self, Deliveries, Delivery, Publisher, State};
 use crate::runner::active::{Active, Arrival};
 use crate::runner::flow::InHand;
 use crate::runner::peers::Peers;
@@ -42,13 +44,14 @@ use crate::runner::recurring::{Board, Submitter};
 use crate::runner::slots::Slot;
 use crate::sandbox::Sandbox;
 use crate::sandbox::engine::{Engine, Sizes};
-use crate::task::outcome::Outcome;
 use crate::task::tenant::TenantId;
 use crate::task::{ModuleRef, Reply, Task, TaskId, retry};
 
 /// How often dropped QoS 0 messages are reported.
 const REPORT_EVERY: Duration = Duration::from_secs(5);
 
+/// The most bytes of outcomes that a journal in memory holds.
+const IN_MEMORY_BYTES: u64 = 64 << 20;
 /// A runner that leaves waits so long for what the broker may still have for it.
 const QUIET: Duration = Duration::from_secs(2);
 
@@ -67,7 +70,7 @@ pub struct Runner {
     backlog: usize,
     drain: Duration,
     /// Ours until the end.
-    _slot: Slot,
+    slot: Slot,
 }
 
 /// What every flow needs.
@@ -128,7 +131,13 @@ impl Runner {
 
         let peers = (config.journal.dedupe == Dedupe::Group).then(|| {
             let topic = topics.ended(&config.mqtt.group);
-            Peers::new(topic, control.1.clone(), config.journal.max_outcomes)
+            let window = Duration::from_secs(config.journal.window_s);
+            Peers::new(
+                topic,
+                control.1.clone(),
+                config.journal.max_outcomes,
+                window,
+            )
         });
         let board = Arc::new(Board::new(&topics, &config.mqtt.group));
         let mut submitters = JoinSet::new();
@@ -183,7 +192,7 @@ impl Runner {
             keeps_session: config.mqtt.session_expiry_s > 0,
             backlog: config.runner.backlog,
             drain: config.drain(),
-            _slot: slot,
+            slot,
         })
     }
 
@@ -204,7 +213,14 @@ impl Runner {
         }
         let mut state = self.shared.publisher.state();
         let failed = state.wait_for(|state| matches!(state, State::Failed(_)));
-        tokio::pin!(shutdown, failed);
+        let mut others: Vec<_> = self.others.iter().map(Publisher::state).collect();
+        let other_failed = async {
+            let failures = others
+                .iter_mut()
+                .map(|state| Box::pin(state.wait_for(|state| matches!(state, State::Failed(_)))));
+            first(failures.collect()).await
+        };
+        tokio::pin!(shutdown, failed, other_failed);
         let failure = loop {
             tokio::select! {
                 // In this order: why the connection ended is said before that it did.
@@ -214,6 +230,7 @@ impl Runner {
                     Ok(State::Failed(why)) => Some(why.clone()),
                     _ => Some("the connection ended".to_owned()),
                 },
+                why = &mut other_failed => break Some(why),
                 Some(flow) = flows.join_next() => report(flow),
                 delivery = self.deliveries.recv() => match delivery {
                     Some(delivery) => self.accept(delivery, &mut flows, &mut dropped),
@@ -242,15 +259,28 @@ impl Runner {
             self.shared.publisher.unsubscribe(filter);
         }
         let mut dropped = Dropped::default();
+        let state = self.shared.publisher.state();
+        let mut online_since = Instant::now();
         loop {
             tokio::select! {
                 Some(flow) = flows.join_next() => report(flow),
-                Some(delivery) = self.deliveries.recv() => self.accept(delivery, &mut flows, &mut dropped),
-                () = tokio::time::sleep(QUIET), if flows.is_empty() => break,
+                Some(delivery) = self.deliveries.recv() => {
+                    online_since = Instant::now();
+                    self.accept(delivery, &mut flows, &mut dropped);
+                }
+                () = tokio::time::sleep(QUIET / 10) => {
+                    // What the broker has for it cannot come while the link is down.
+                    if !flows.is_empty() || !matches!(*state.borrow(), State::Online(_)) {
+                        online_since = Instant::now();
+                    } else if online_since.elapsed() > QUIET {
+                        break;
+                    }
+                }
             }
         }
         let name = self.shared.name.clone();
-        self.drain(flows, control).await;
+        // Nobody else takes the slot before its session has ended.
+        let _slot = self.drain(flows, control).await;
         for id in [
             client_id_of(config, &name),
             format!("{}-control", client_id_of(config, &name)),
@@ -292,9 +322,8 @@ impl Runner {
         let inbound = kept.message.inbound();
         let mut task = match self.decode(&inbound, kept.received_at) {
             Ok(task) => task,
-            // It was a task once: the configuration has changed since, or this program.
             Err(undecodable) => {
-                flows.spawn(flow::answer_undecodable(shared.clone(), *undecodable, None));
+                flows.spawn(flow::end_unreadable(shared.clone(), kept, *undecodable));
                 return;
             }
         };
@@ -306,9 +335,7 @@ impl Runner {
         in_hand.attempts = kept.attempts;
         in_hand.deaths = kept.deaths;
         in_hand.kept = true;
-        shared
-            .kept
-            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        shared.kept.fetch_add(1, Ordering::Relaxed);
         if let Some(Seen::Died(died)) = shared.journal.seen(in_hand.key) {
             in_hand.died(&died);
         }
@@ -337,7 +364,8 @@ impl Runner {
         let shared = &self.shared;
         // QoS 0 has no window: what cannot be answered in time must not fill the memory either.
         let volatile = delivery.token.is_none();
-        if volatile && flows.len() >= self.backlog.saturating_mul(2) {
+        let kept = shared.kept.load(Ordering::Relaxed);
+        if volatile && flows.len().saturating_sub(kept) >= self.backlog.saturating_mul(2) {
             return dropped.count();
         }
         let Delivery {
@@ -359,28 +387,26 @@ impl Runner {
         };
         let mut in_hand = InHand::new(task, inbound, received_at);
         let (key, content) = (in_hand.key, in_hand.content);
+        let seen = shared.journal.seen(key);
+        if matches!(seen, Some(Seen::Ended { content: ended, .. }) if ended != content) {
+            flows.spawn(flow::answer_conflict(shared.clone(), in_hand.task, token));
+            return;
+        }
         match shared
             .active
             .arrive(key, content, &in_hand.task.reply, token, false)
         {
             Arrival::New { cancel, canceled } => {
                 let full = volatile && shared.permits.waiting() >= self.backlog;
-                let verdict = match shared.journal.seen(key) {
-                    Some(Seen::Ended {
-                        content: ended,
-                        published,
-                    }) => {
-                        let silent = redelivered && published;
-                        let flow =
-                            ended_before(shared.clone(), in_hand, cancel, ended == content, silent);
-                        flows.spawn(flow);
+                let verdict = match seen {
+                    Some(Seen::Ended { .. }) => {
+                        flows.spawn(ended_before(shared.clone(), in_hand, cancel));
                         return;
                     }
                     _ if shared.peers.as_ref().is_some_and(|peers| peers.ended(key)) => {
-                        debug!(task_id = %in_hand.task.id, tenant = %in_hand.task.tenant, "task ended on another runner");
-                        return self.acknowledge(key);
+                        return self.ended_elsewhere(&in_hand);
                     }
-                    _ if canceled => Some(flow::canceled_before(shared, &in_hand)),
+                    _ if canceled => Some(flow::canceled(shared, &in_hand)),
                     _ if full => Some(flow::no_room(shared, &in_hand)),
                     Some(Seen::Died(died)) => {
                         in_hand.died(&died);
@@ -402,15 +428,23 @@ impl Runner {
         }
     }
 
-    /// Acknowledges a task that is not to be run here.
-    fn acknowledge(&self, key: Key) {
-        for token in self.shared.active.leave(key).tokens {
-            self.shared.publisher.ack(token);
+    /// Acknowledges a task that another runner has ended. Whoever sent it again and wants an answer gets it from there.
+    fn ended_elsewhere(&self, in_hand: &InHand) {
+        let (shared, task) = (&self.shared, &in_hand.task);
+        debug!(task_id = %task.id, tenant = %task.tenant, "task ended on another runner");
+        if task.reply.topic.is_some() {
+            let mut ask = answer::ask(&shared.topics, &task.tenant, &task.id, "");
+            ask.properties.response_topic = task.reply.topic.clone();
+            ask.properties.correlation_data = task.reply.correlation_data.clone();
+            drop(shared.publisher.publish(ask));
+        }
+        for token in shared.active.leave(in_hand.key).tokens {
+            shared.publisher.ack(token);
         }
     }
 
     /// Takes no more, lets what runs finish within the grace, hands the rest back unacknowledged.
-    async fn drain(mut self, mut flows: JoinSet<()>, control: JoinSet<()>) {
+    async fn drain(mut self, mut flows: JoinSet<()>, control: JoinSet<()>) -> Slot {
         let shared = &self.shared;
         info!(in_flight = flows.len(), grace = ?self.drain, "draining");
         // Where the broker keeps this runner's session it keeps the subscription too: what is published until the
@@ -460,7 +494,10 @@ impl Runner {
         }
         drop((control, flows));
         let Runner {
-            shared, journal, ..
+            shared,
+            journal,
+            slot,
+            ..
         } = self;
         drop(shared);
         // A thread of its own, and not the runtime's, which would wait for it without end when the disk is full.
@@ -478,7 +515,30 @@ impl Runner {
             warn!("the journal cannot be written, leaving it as it is");
         }
         info!("drained");
+        slot
     }
+}
+
+/// The reason of the first connection that failed for good.
+async fn first(
+    failures: Vec<
+        impl Future<Output = Result<watch::Ref<'_, State>, watch::error::RecvError>> + Unpin,
+    >,
+) -> String {
+    let mut failures = failures;
+    std::future::poll_fn(|context| {
+        for failure in &mut failures {
+            if let Poll::Ready(Ok(state)) = Pin::new(failure).poll(context) {
+                let why = match &*state {
+                    State::Failed(why) => why.clone(),
+                    _ => "a connection ended".to_owned(),
+                };
+                return Poll::Ready(why);
+            }
+        }
+        Poll::Pending
+    })
+    .await
 }
 
 /// A delivery of a task that ended before.
@@ -486,24 +546,15 @@ async fn ended_before(
     shared: Arc<Shared>,
     in_hand: InHand,
     cancel: tokio::sync::oneshot::Receiver<()>,
-    same: bool,
-    silent: bool,
 ) {
     let key = in_hand.key;
-    if !same {
-        let tokens = shared.active.leave(key).tokens;
-        let mut tokens = tokens.into_iter();
-        let token: Option<AckToken> = tokens.next();
-        return flow::answer_conflict(shared.clone(), in_hand.task, token).await;
-    }
-    match flow::answer_ended(&shared, &in_hand.task, key, silent).await {
-        Ok(()) => {
-            for token in shared.active.leave(key).tokens {
-                shared.publisher.ack(token);
-            }
+    if flow::answer_ended(&shared, &in_hand.task, key).await {
+        for token in shared.active.leave(key).tokens {
+            shared.publisher.ack(token);
         }
+    } else {
         // The record is gone: there is nothing better than to run it.
-        Err(()) => flow::run(shared, in_hand, cancel, None::<Outcome>).await,
+        flow::run(shared, in_hand, cancel, None).await;
     }
 }
 
@@ -514,7 +565,11 @@ fn open_journal(config: &Config, slot: &Slot) -> Result<(Journal, journal::Close
         durability: journal.durability,
         window: Duration::from_secs(journal.window_s),
         max_outcomes: journal.max_outcomes,
-        max_bytes: journal.max_bytes,
+        // In memory it is memory that it takes.
+        max_bytes: match slot.folder {
+            Some(_) => journal.max_bytes,
+            None => journal.max_bytes.min(IN_MEMORY_BYTES),
+        },
     })
 }
 
@@ -609,7 +664,8 @@ fn client_id_of(config: &Config, runner: &str) -> String {
     format!("wasmqtt-{}-{runner}", config.mqtt.group)
 }
 
-/// A flow that panicked: its task stays unacknowledged, and is delivered again on the next connection.
+/// A flow that panicked: its task stays unacknowledged, and is delivered again on the next connection. The journal has
+/// its attempt as one that the process died of.
 fn report(flow: Result<(), tokio::task::JoinError>) {
     if let Err(died) = flow
         && died.is_panic()

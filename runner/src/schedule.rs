@@ -1,7 +1,8 @@
 //! Which waiting task runs next: a data structure, no clock, no I/O.
 //!
 //! Tenants take turns, one task each; within a tenant the higher priority goes first, and among equals the
-//! one that came first.
+//! one that came first. Priority is a head start, of [`HEAD_START`] arrivals a step: so a steady stream of urgent tasks
+//! does not starve the others.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
@@ -18,9 +19,13 @@ pub struct Schedule<T> {
     len: usize,
 }
 
+/// How many later arrivals a task of priority 0 waits behind for each step of theirs, at most.
+pub const HEAD_START: u64 = 1000;
+
 #[derive(Debug)]
 struct Waiting<T> {
-    rank: (u8, Reverse<u64>),
+    /// When it would have come without a head start; then the priority, then the arrival.
+    rank: (Reverse<i64>, u8, Reverse<u64>),
     memory_bytes: u64,
     item: T,
 }
@@ -56,7 +61,8 @@ impl<T> Default for Schedule<T> {
 impl<T> Schedule<T> {
     /// Adds a task that wants `memory_bytes` while it runs.
     pub fn push(&mut self, tenant: &TenantId, priority: u8, memory_bytes: u64, item: T) {
-        let rank = (priority, Reverse(self.arrivals));
+        let start = self.arrivals as i64 - (u64::from(priority) * HEAD_START) as i64;
+        let rank = (Reverse(start), priority, Reverse(self.arrivals));
         self.arrivals += 1;
         self.len += 1;
         let waiting = self.tenants.entry(tenant.clone()).or_default();

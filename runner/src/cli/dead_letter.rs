@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::{Args, Subcommand};
@@ -15,6 +15,7 @@ use crate::cli::{OK, network_runtime};
 use crate::config::Config;
 use crate::envelope::{Message, Properties};
 use crate::journal::dead_letters::{self, DeadLetter};
+use crate::mqtt::Published;
 use crate::task::TaskId;
 use crate::task::tenant::TenantId;
 
@@ -132,8 +133,12 @@ impl One {
 
 async fn publish(config: &Config, tenant: TenantId, message: Message) -> Result<()> {
     let client = connect(config, tenant).await?;
-    client.publish(message).await?;
+    let published = client.publish(message).await?;
     client.close().await;
+    ensure!(
+        published == Published::Accepted,
+        "no runner is subscribed to the queue: the dead letter stays where it is"
+    );
     Ok(())
 }
 

@@ -80,13 +80,17 @@ impl Index {
                 Entry::Attempt(attempted) => {
                     self.attempts.insert(attempted.key, (*attempted, group));
                 }
-                Entry::BrokenOff(key) => {
-                    self.attempts.remove(key);
-                }
+                Entry::BrokenOff(key) => match self.attempts.get_mut(key) {
+                    // Those before it still count.
+                    Some((attempted, _)) if attempted.deaths > 0 => {
+                        attempted.deaths -= 1;
+                        attempted.attempt -= 1;
+                    }
+                    _ => drop(self.attempts.remove(key)),
+                },
                 // Its attempt is over: what is kept says how many there were.
-                Entry::Kept(kept) => {
-                    self.attempts.remove(&kept.key);
-                }
+                Entry::Kept(kept) => drop(self.attempts.remove(&kept.key)),
+                Entry::IsKept(key) => drop(self.attempts.remove(key)),
                 Entry::Ended(outcome) => {
                     self.attempts.remove(&outcome.key);
                     let known = Outcome {

@@ -45,6 +45,11 @@ impl Content {
     pub fn of(task: &Task) -> Content {
         Content(hash(&[task.module.to_string().as_bytes(), &task.input]))
     }
+
+    /// Of a task that cannot be read any more: no task agrees with it.
+    pub fn unknown() -> Content {
+        Content([0; 16])
+    }
 }
 
 /// Half of SHA-256 over the parts, each with its length in front.
@@ -193,10 +198,12 @@ impl Kept {
 pub enum Entry {
     /// An attempt begins.
     Attempt(Attempted),
-    /// The runner broke it off: it does not count.
+    /// The runner broke it off: it does not count as one that the process died of.
     BrokenOff(Key),
     /// The runner answers for the task from now on.
     Kept(Box<Kept>),
+    /// The same in the log, which needs not hold the task too.
+    IsKept(Key),
     /// The task ended.
     Ended(#[serde(with = "stored_arc")] Arc<Ended>),
     /// The broker has the outcome.
@@ -208,7 +215,7 @@ impl Entry {
     pub fn bytes(&self) -> usize {
         let stored = |m: &Stored| m.payload.len() + m.topic.len() + 40 * m.user.len() + 64;
         match self {
-            Entry::Attempt(_) | Entry::BrokenOff(_) | Entry::Published(_) => 48,
+            Entry::Attempt(_) | Entry::BrokenOff(_) | Entry::IsKept(_) | Entry::Published(_) => 48,
             Entry::Kept(kept) => stored(&kept.message) + 128 * (kept.attempts.len() + 1),
             Entry::Ended(ended) => ended.messages.iter().map(stored).sum::<usize>() + 96,
         }

@@ -57,12 +57,17 @@ impl Store {
             return Err(Damaged(format!("the file is damaged: {sound}")).into());
         }
         let format: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-        if format != 0 && format != FORMAT {
-            let why = format!("the file's format is {format}, this version reads {FORMAT}");
-            return Err(Damaged(why).into());
+        // Not damage: whoever wrote it can read it, and it may hold tasks that nobody else has.
+        ensure!(
+            format == 0 || format == FORMAT,
+            "the file's format is {format}, this version reads {FORMAT}: end its tasks with the version that wrote it, \
+             or move it away"
+        );
+        // A file that is complete is not written to: the disk may be full.
+        if format == 0 {
+            connection.execute_batch(TABLES)?;
+            connection.pragma_update(None, "user_version", FORMAT)?;
         }
-        connection.execute_batch(TABLES)?;
-        connection.pragma_update(None, "user_version", FORMAT)?;
         Ok(Store(connection))
     }
 
@@ -148,7 +153,10 @@ impl Store {
                             bound.execute([MAX_DEAD_LETTERS])?;
                         }
                     }
-                    Entry::Attempt(_) | Entry::BrokenOff(_) | Entry::Published(_) => {}
+                    Entry::Attempt(_)
+                    | Entry::BrokenOff(_)
+                    | Entry::IsKept(_)
+                    | Entry::Published(_) => {}
                 }
             }
             if let Some(last) = forget {

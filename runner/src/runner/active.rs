@@ -1,7 +1,8 @@
 //! The tasks in hand, by key: a delivery of one that is already in hand attaches to it.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
@@ -13,6 +14,8 @@ use crate::task::Reply;
 const MAX_REPLIES: usize = 16;
 /// Cancels of tasks that are not here yet: the oldest go first.
 const MAX_CANCELED: usize = 10_000;
+/// How long one waits for its task: another runner may have had it.
+const CANCEL_HOLDS: Duration = Duration::from_secs(600);
 
 #[derive(Default)]
 pub(super) struct Active(Mutex<State>);
@@ -20,8 +23,8 @@ pub(super) struct Active(Mutex<State>);
 #[derive(Default)]
 struct State {
     tasks: HashMap<Key, InHand>,
-    /// Canceled before they came, and in which order.
-    canceled: HashSet<Key>,
+    /// Canceled before they came, with the times, and in which order.
+    canceled: HashMap<Key, Instant>,
     cancels: VecDeque<Key>,
 }
 
@@ -89,7 +92,10 @@ impl Active {
                 state.tasks.insert(key, in_hand);
                 Arrival::New {
                     cancel: canceled,
-                    canceled: state.canceled.remove(&key),
+                    canceled: state
+                        .canceled
+                        .remove(&key)
+                        .is_some_and(|at| at.elapsed() < CANCEL_HOLDS),
                 }
             }
             Some(in_hand) if in_hand.content == content => {
@@ -140,7 +146,7 @@ impl Active {
             }
             return true;
         }
-        if remember && state.canceled.insert(key) {
+        if remember && state.canceled.insert(key, Instant::now()).is_none() {
             state.cancels.push_back(key);
             if state.cancels.len() > MAX_CANCELED
                 && let Some(oldest) = state.cancels.pop_front()
@@ -149,6 +155,11 @@ impl Active {
             }
         }
         false
+    }
+
+    /// Whether a task is in hand.
+    pub(super) fn has(&self, key: Key) -> bool {
+        self.lock().tasks.contains_key(&key)
     }
 
     /// A task is out of hand: what all its deliveries want.

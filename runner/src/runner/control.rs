@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use serde::Deserialize;
+use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
 use crate::envelope::Inbound;
@@ -13,6 +14,9 @@ use crate::journal::record::Key;
 use crate::mqtt::{Deliveries, Publisher};
 use crate::runner::{Shared, flow};
 use crate::task::quoted;
+
+/// Outcomes being answered at one time; who asks, asks again.
+const MAX_ANSWERS: usize = 64;
 
 /// What a control message may say.
 #[derive(Debug, Deserialize)]
@@ -30,12 +34,13 @@ enum Action {
 
 /// Acts on what comes, until the connection ends.
 pub(super) async fn run(shared: Arc<Shared>, mut deliveries: Deliveries, publisher: Publisher) {
+    let mut answers = JoinSet::new();
     while let Some(delivery) = deliveries.recv().await {
         let inbound = &delivery.inbound;
         match &shared.peers {
             Some(peers) if inbound.topic == peers.topic() => peers.hear(&inbound.payload),
             _ if shared.board.hear(&inbound.topic, &inbound.payload) => {}
-            _ => act(&shared, inbound).await,
+            _ => act(&shared, inbound, &mut answers),
         }
         if let Some(token) = delivery.token {
             publisher.ack(token);
@@ -43,7 +48,8 @@ pub(super) async fn run(shared: Arc<Shared>, mut deliveries: Deliveries, publish
     }
 }
 
-async fn act(shared: &Shared, inbound: &Inbound) {
+fn act(shared: &Arc<Shared>, inbound: &Inbound, answers: &mut JoinSet<()>) {
+    while answers.try_join_next().is_some() {}
     let (tenant, id) = match shared.topics.task_of_control(&inbound.topic) {
         Ok(task) => task,
         Err(why) => return warn!(why, "control message is for no task"),
@@ -71,10 +77,17 @@ async fn act(shared: &Shared, inbound: &Inbound) {
             let Some(topic) = inbound.properties.response_topic.clone() else {
                 return warn!(task_id = %id, %tenant, "asked for an outcome without a Response Topic");
             };
-            if let Some(recorded) = shared.journal.outcome(key).await {
-                let correlation = inbound.properties.correlation_data.clone();
-                flow::answer_again(shared, &tenant, &recorded, Some(topic), correlation).await;
+            if answers.len() >= MAX_ANSWERS {
+                return debug!(task_id = %id, %tenant, "too many ask at one time: ask again");
             }
+            let (shared, correlation) =
+                (shared.clone(), inbound.properties.correlation_data.clone());
+            // Apart, so that a broker that is slow to take answers delays no cancel.
+            answers.spawn(async move {
+                if let Some(recorded) = shared.journal.outcome(key).await {
+                    flow::answer_again(&shared, &tenant, &recorded, Some(topic), correlation).await;
+                }
+            });
         }
     }
 }

@@ -1,7 +1,7 @@
 //! One task from its decoded envelope to its acknowledgement.
 //!
-//! Every exit falls into [`settle`]: record, publish, resolve on PUBACK, acknowledge. The one other way out is to
-//! hand a task back when the runner stops: unacknowledged to the broker, or kept in the journal.
+//! Every exit of a task falls into [`settle`]: record, publish, resolve on PUBACK, acknowledge. What is no task of ours is
+//! answered without a record. The one other way out is to hand a task back when the runner stops: unacknowledged to the broker, or kept in the journal.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -18,6 +18,7 @@ use crate::journal::record::{Attempted, Content, Ended, Kept, Key, Stored};
 use crate::modules::Module;
 use crate::mqtt::{AckToken, PublishError};
 use crate::runner::Shared;
+use crate::runner::active::{Active, Held};
 use crate::runner::voice::Voice;
 use crate::sandbox::host::types;
 use crate::sandbox::log::GuestEvents;
@@ -115,6 +116,7 @@ pub(super) async fn run(
     cancel: oneshot::Receiver<()>,
     verdict: Option<Outcome>,
 ) {
+    let _if_it_panics = Leave(&shared.active, in_hand.key);
     let ended = match verdict {
         Some(outcome) => Ok(outcome),
         // Dropping a life in the middle gives back its permit and stops its guest, wherever that waits.
@@ -137,16 +139,33 @@ pub(super) async fn run(
     let settled = settle(&shared, outcome, &in_hand).await;
     // Also when it is not settled: a delivery that comes again must not attach to a task that nobody runs.
     let held = shared.active.leave(in_hand.key);
-    let Some(ended) = settled else { return };
+    if let Some(ended) = settled {
+        finish(&shared, &in_hand.task.tenant, &ended, held).await;
+    }
+}
+
+/// Answers whoever asked besides the first, and acknowledges every delivery.
+async fn finish(shared: &Shared, tenant: &TenantId, ended: &Ended, held: Held) {
     for reply in held.replies {
         let (topic, correlation) = (reply.topic, reply.correlation_data);
-        answer_again(&shared, &in_hand.task.tenant, &ended, topic, correlation).await;
+        answer_again(shared, tenant, ended, topic, correlation).await;
     }
     if held.again {
-        publish_again(&shared, &ended).await;
+        publish_again(shared, ended).await;
     }
     for token in held.tokens {
         shared.publisher.ack(token);
+    }
+}
+
+/// A flow that panics takes its task out of hand, else what is delivered again would attach to nobody.
+struct Leave<'a>(&'a Active, Key);
+
+impl Drop for Leave<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.leave(self.1);
+        }
     }
 }
 
@@ -204,13 +223,7 @@ async fn live(shared: &Shared, in_hand: &mut InHand) -> Result<Outcome, HandedBa
             return Ok(outcome);
         };
         let asked = in_hand.task.retry.as_ref();
-        match retry::next(
-            error,
-            asked,
-            &shared.retry,
-            outcome.attempt,
-            shared.random(),
-        ) {
+        match retry::next(error, asked, &shared.retry, number, shared.random()) {
             Next::End => return Ok(outcome),
             Next::GiveUp => {
                 in_hand.given_up = true;
@@ -287,8 +300,9 @@ async fn attempt(shared: &Shared, in_hand: &InHand, limits: Limits) -> Result<Ou
         Err(error) => return Ok(shared.rejected(in_hand, error.into())),
     };
     // A task that the process may have died of runs while no other such task does: else it would take them with it.
+    // Once may be bad company; the second time it has a turn of its own.
     let _suspect = match in_hand.deaths {
-        0 => None,
+        0 | 1 => None,
         _ => Some(shared.suspects.lock().await),
     };
     let memory = limits.memory_bytes.value;
@@ -347,7 +361,8 @@ fn job(task: &Task, limits: Limits, attempt: u32) -> Job {
     }
 }
 
-fn canceled(shared: &Shared, in_hand: &InHand) -> Outcome {
+/// The outcome of a task that was canceled.
+pub(super) fn canceled(shared: &Shared, in_hand: &InHand) -> Outcome {
     Outcome {
         attempts: in_hand.attempts.clone(),
         ..Outcome::of(
@@ -358,11 +373,6 @@ fn canceled(shared: &Shared, in_hand: &InHand) -> Outcome {
             SystemTime::now(),
         )
     }
-}
-
-/// The outcome of a task that was canceled before it came.
-pub(super) fn canceled_before(shared: &Shared, in_hand: &InHand) -> Outcome {
-    canceled(shared, in_hand)
 }
 
 /// The outcome of a task that there was no room for.
@@ -426,11 +436,9 @@ impl Shared {
 /// Records an outcome and publishes it until the broker has it; `None` when the connection was closed first: then
 /// the next process publishes what is recorded.
 async fn settle(shared: &Shared, mut outcome: Outcome, in_hand: &InHand) -> Option<Arc<Ended>> {
-    // The reply topic is the producer's wish; the runner's rights are not the producer's.
-    let (topics, tenant) = (&shared.topics, &outcome.tenant);
-    let refused = |topic: &mut String| topics.check_reply(tenant, topic).is_err();
-    outcome.reply.topic.take_if(refused);
+    strip_reply(shared, &mut outcome);
     log(&outcome);
+    let topics = &shared.topics;
     let mut messages = encode::outcome(topics, &outcome);
     // What is recorded is what can be published.
     if let (Some(record), Some(limits)) = (messages.first(), shared.publisher.limits())
@@ -492,25 +500,48 @@ pub(super) async fn replay(shared: Arc<Shared>, ended: Ended) {
     let held = shared.active.leave(ended.key);
     if done {
         published(&shared, ended.key);
-        for token in held.tokens {
-            shared.publisher.ack(token);
+        if let Ok(tenant) = TenantId::parse(&ended.tenant) {
+            finish(&shared, &tenant, &ended, held).await;
         }
     }
 }
 
-/// Answers a task that ended before with its recorded outcome: on its reply topic if it names one, else on
-/// `task_completed`. Nothing to say to a delivery that only comes again because its acknowledgement was lost.
-/// Gives the task back when the outcome cannot be found any more.
-pub(super) async fn answer_ended(
-    shared: &Shared,
-    task: &Task,
-    key: Key,
-    silent: bool,
-) -> Result<(), ()> {
-    if silent {
-        return Ok(());
+/// Ends a kept task that cannot be read any more: it was a task once, but the configuration has changed since.
+pub(super) async fn end_unreadable(shared: Arc<Shared>, kept: Kept, why: Undecodable) {
+    let mut outcome = why.into_outcome(&shared.name, SystemTime::now());
+    if let Ok(id) = TaskId::parse(&kept.id) {
+        outcome.id = id;
     }
-    let ended = shared.journal.outcome(key).await.ok_or(())?;
+    strip_reply(&shared, &mut outcome);
+    log(&outcome);
+    let messages = encode::outcome(&shared.topics, &outcome);
+    let ended = Arc::new(Ended {
+        key: kept.key,
+        tenant: outcome.tenant.to_string(),
+        id: kept.id,
+        content: Content::unknown(),
+        messages: messages.iter().map(Stored::from).collect(),
+        dead_letter: None,
+    });
+    shared.journal.ended(ended).await;
+    if publish(&shared, &outcome, messages).await {
+        published(&shared, kept.key);
+    }
+}
+
+/// The reply topic is the producer's wish; the runner's rights are not the producer's.
+fn strip_reply(shared: &Shared, outcome: &mut Outcome) {
+    let tenant = &outcome.tenant;
+    let refused = |topic: &mut String| shared.topics.check_reply(tenant, topic).is_err();
+    outcome.reply.topic.take_if(refused);
+}
+
+/// Answers a task that ended before with its recorded outcome: on its reply topic if it names one, else on
+/// `task_completed`. False when the outcome cannot be found any more.
+pub(super) async fn answer_ended(shared: &Shared, task: &Task, key: Key) -> bool {
+    let Some(ended) = shared.journal.outcome(key).await else {
+        return false;
+    };
     debug!(task_id = %task.id, tenant = %task.tenant, "task ended before, its outcome again");
     if task.reply.topic.is_some() {
         let (topic, correlation) = (
@@ -521,7 +552,7 @@ pub(super) async fn answer_ended(
     } else {
         publish_again(shared, &ended).await;
     }
-    Ok(())
+    true
 }
 
 /// Publishes a record once more. It stands on `task_completed` already: if the broker refuses it now, that is that.
@@ -557,7 +588,12 @@ pub(super) async fn answer_undecodable(
     bytes: Undecodable,
     token: Option<AckToken>,
 ) {
-    let outcome = bytes.into_outcome(&shared.name, SystemTime::now());
+    let mut outcome = bytes.into_outcome(&shared.name, SystemTime::now());
+    // Under an id of its own when a task has that id: it has, or will have, its one outcome.
+    let key = Key::of(&outcome.tenant, &outcome.id);
+    if shared.active.has(key) || shared.journal.seen(key).is_some() {
+        outcome.id = TaskId::generate();
+    }
     answer_and_ack(&shared, outcome, token).await;
 }
 
@@ -575,11 +611,9 @@ pub(super) async fn answer_conflict(shared: Arc<Shared>, mut task: Task, token: 
 
 /// Without a record: what is no task of ours is answered again when it comes again.
 async fn answer_and_ack(shared: &Shared, mut outcome: Outcome, token: Option<AckToken>) {
-    let (topics, tenant) = (&shared.topics, &outcome.tenant);
-    let refused = |topic: &mut String| topics.check_reply(tenant, topic).is_err();
-    outcome.reply.topic.take_if(refused);
+    strip_reply(shared, &mut outcome);
     log(&outcome);
-    let messages = encode::outcome(topics, &outcome);
+    let messages = encode::outcome(&shared.topics, &outcome);
     if publish(shared, &outcome, messages).await
         && let Some(token) = token
     {
@@ -624,8 +658,9 @@ async fn publish_record(shared: &Shared, message: Message, outcome: &Outcome) ->
                 };
                 if record.packet_bytes() >= message.packet_bytes() {
                     // Even the bare error does not fit: a broker that takes next to nothing.
+                    // It is recorded, and can be asked for.
                     error!(task_id = %outcome.id, error = %why, "outcome does not fit the broker");
-                    return false;
+                    return true;
                 }
                 message = Arc::new(record);
             }

@@ -1,6 +1,6 @@
 //! Which tasks ended on other runners of the group: `dedupe = "group"`.
 //!
-//! A runner tells the others each task whose outcome the broker has, before it acknowledges the delivery: 16 bytes a
+//! A runner tells the others each task whose outcome the broker has, about when it acknowledges the delivery: 16 bytes a
 //! task, up to [`BATCH`] of them or [`EVERY`] in one message. A task that another has ended is acknowledged and not run.
 //! What is left open: a runner that dies within [`EVERY`] of an outcome's PUBACK has not told.
 
@@ -26,17 +26,18 @@ pub(super) struct Peers {
     tell: mpsc::UnboundedSender<Key>,
     ended: Mutex<Ended>,
     max: usize,
+    window: Duration,
 }
 
 #[derive(Default)]
 struct Ended {
     keys: HashSet<Key>,
-    order: VecDeque<Key>,
+    order: VecDeque<(Key, Instant)>,
 }
 
 impl Peers {
-    /// Remembers `max` tasks at most; what is told goes out on `publisher`.
-    pub(super) fn new(topic: String, publisher: Publisher, max: usize) -> Peers {
+    /// Remembers `max` tasks at most, and none longer than `window`; what is told goes out on `publisher`.
+    pub(super) fn new(topic: String, publisher: Publisher, max: usize, window: Duration) -> Peers {
         let (tell, told) = mpsc::unbounded_channel();
         tokio::spawn(publish(told, publisher, topic.clone()));
         Peers {
@@ -44,6 +45,7 @@ impl Peers {
             tell,
             ended: Mutex::default(),
             max,
+            window,
         }
     }
 
@@ -59,22 +61,30 @@ impl Peers {
 
     /// Tasks ended elsewhere (or here: what a runner tells it hears too, and knows already).
     pub(super) fn hear(&self, payload: &[u8]) {
-        let mut ended = self.lock();
+        let (mut ended, now) = (self.lock(), Instant::now());
         for key in payload.chunks_exact(KEY).filter_map(Key::from_bytes) {
             if ended.keys.insert(key) {
-                ended.order.push_back(key);
+                ended.order.push_back((key, now));
             }
         }
-        while ended.order.len() > self.max {
-            if let Some(oldest) = ended.order.pop_front() {
-                ended.keys.remove(&oldest);
+        self.forget(&mut ended);
+    }
+
+    fn forget(&self, ended: &mut Ended) {
+        while let Some((oldest, at)) = ended.order.front().copied() {
+            if ended.order.len() <= self.max && at.elapsed() < self.window {
+                break;
             }
+            ended.order.pop_front();
+            ended.keys.remove(&oldest);
         }
     }
 
     /// Whether a task ended on any runner that was heard.
     pub(super) fn ended(&self, key: Key) -> bool {
-        self.lock().keys.contains(&key)
+        let mut ended = self.lock();
+        self.forget(&mut ended);
+        ended.keys.contains(&key)
     }
 
     fn lock(&self) -> MutexGuard<'_, Ended> {

@@ -16,7 +16,7 @@ use tracing::{info, warn};
 use crate::envelope::Message;
 use crate::envelope::answer::Request;
 use crate::envelope::topics::Topics;
-use crate::mqtt::Publisher;
+use crate::mqtt::{Published, Publisher};
 use crate::recurring::{Recurring, seconds};
 
 /// How long a claim holds.
@@ -74,6 +74,10 @@ impl Board {
         };
         let mut heard = self.lock();
         let heard = heard.entry(name.to_owned()).or_default();
+        // A clock that is wrong must not switch the task off until then.
+        if said.due > seconds(SystemTime::now() + VOID) {
+            return true;
+        }
         if said.done {
             heard.done = heard.done.max(Some(said.due));
         } else {
@@ -179,7 +183,14 @@ impl Submitter {
             .insert("recurring".to_owned(), recurring.name.clone());
         let message = request.message(&self.topics, &recurring.tenant, None);
         match self.publisher.publish(message).await {
-            Ok(_) => {
+            Ok(Published::NoSubscribers) => {
+                warn!(
+                    name = recurring.name,
+                    "recurring task matches no runner yet"
+                );
+                false
+            }
+            Ok(Published::Accepted) => {
                 info!(task_id = %request.id, name = recurring.name, "recurring task submitted");
                 true
             }

@@ -13,6 +13,7 @@ use tokio::time::{sleep, timeout};
 
 use super::*;
 use crate::envelope::{Message, Properties};
+use crate::journal::record::Key;
 use crate::mqtt::{Command, Published, made_up};
 
 /// Only catches a hang.
@@ -289,7 +290,7 @@ fn runner(
         keeps_session: true,
         backlog: 1000,
         drain: Duration::ZERO,
-        _slot: slot,
+        slot,
     };
     (runner, closer)
 }

@@ -38,7 +38,7 @@ impl Slot {
         let (first, last) = wanted.map_or((0, MAX_SLOTS - 1), |number| (number, number));
         for number in first..=last {
             let name = name(&config.runner.name, number);
-            let folder = state.join(format!("{}-{name}", config.mqtt.group));
+            let folder = state.join(&config.mqtt.group).join(format!("slot-{name}"));
             make(&folder).with_context(|| format!("failed to make {}", folder.display()))?;
             let path = folder.join("lock");
             let lock = File::create(&path)

@@ -20,6 +20,22 @@ fn priority_then_arrival_within_a_tenant() {
 }
 
 #[test]
+fn urgent_tasks_do_not_starve_the_others() {
+    let mut schedule = Schedule::default();
+    schedule.push(&tenant("t"), 0, 1, None);
+    let mut before = 0;
+    loop {
+        // One more urgent task for each that is taken.
+        schedule.push(&tenant("t"), 9, 1, Some(before));
+        match schedule.pop() {
+            Some(None) => break,
+            _ => before += 1,
+        }
+    }
+    assert_eq!(before, 9 * HEAD_START);
+}
+
+#[test]
 fn tenants_take_turns() {
     let mut schedule = Schedule::default();
     for item in ["a1", "a2", "a3"] {
