@@ -62,7 +62,7 @@ tests! {
         the_guests_retry_after_is_honoured, a_delayed_task_starts_on_time_after_a_restart,
         an_expired_task_does_not_start, cancel_wherever_it_waits, the_outbox_is_replayed,
         an_outcome_can_be_asked_for, the_group_remembers, poison_is_given_up, a_recurring_task_is_submitted_once,
-        slots_are_taken_over;
+        slots_are_taken_over, a_module_that_stays_unavailable;
     leave: a_slot_is_given_up;
     embedded_broker: properties_pass_through, retained_messages_are_kept_replaced_and_cleared,
         a_large_module_is_retained_and_a_larger_one_refused, a_last_will_is_published_when_the_connection_drops,

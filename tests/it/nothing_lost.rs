@@ -125,6 +125,30 @@ pub(crate) async fn retries_and_the_dead_letter() {
     broker.stop().await;
 }
 
+/// What never ran is tried again too, and given up.
+pub(crate) async fn a_module_that_stays_unavailable() {
+    let folder = TempDir::new().expect("a folder");
+    let loops = folder.path().join("broken.wasm");
+    std::os::unix::fs::symlink(&loops, &loops).expect("a link to itself");
+    let mut rig = Rig::with(|config| {
+        config.modules.directory = Some(folder.path().to_owned());
+        config.retry.initial_delay_ms = 10;
+    })
+    .await;
+    let outcome = rig.task(json!({"id": "u", "module": "broken"})).await;
+    assert_eq!(outcome["error"]["code"], "module_unavailable", "{outcome}");
+    assert_eq!(
+        (&outcome["status"], &outcome["attempt"]),
+        (&json!("failed"), &json!(3))
+    );
+    assert_eq!(
+        outcome["attempts"].as_array().map(Vec::len),
+        Some(2),
+        "{outcome}"
+    );
+    rig.end().await;
+}
+
 pub(crate) async fn the_guests_retry_after_is_honoured() {
     let mut rig = Rig::new().await;
     rig.push("guest-error", guests::GUEST_ERROR).await;
