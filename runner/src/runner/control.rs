@@ -12,7 +12,7 @@ use crate::envelope::Inbound;
 use crate::journal::index::Seen;
 use crate::journal::record::Key;
 use crate::mqtt::{Deliveries, Publisher};
-use crate::runner::{Shared, flow};
+use crate::runner::{Shared, settle};
 use crate::task::quoted;
 
 /// Outcomes being answered at one time; who asks, asks again.
@@ -85,7 +85,8 @@ fn act(shared: &Arc<Shared>, inbound: &Inbound, answers: &mut JoinSet<()>) {
             // Apart, so that a broker that is slow to take answers delays no cancel.
             answers.spawn(async move {
                 if let Some(recorded) = shared.journal.outcome(key).await {
-                    flow::answer_again(&shared, &tenant, &recorded, Some(topic), correlation).await;
+                    settle::answer_again(&shared, &tenant, &recorded, Some(topic), correlation)
+                        .await;
                 }
             });
         }

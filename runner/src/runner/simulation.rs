@@ -5,6 +5,7 @@
 //! `WASMQTT_SCHEDULES=10000` runs so many schedules, `WASMQTT_SEED` begins with another; a failure names its own.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::SystemTime;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -12,9 +13,11 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
 use super::*;
-use crate::envelope::{Message, Properties};
+use crate::envelope::{Inbound, Message, Properties};
+use crate::journal::index::Seen;
 use crate::journal::record::Key;
-use crate::mqtt::{Command, Published, made_up};
+use crate::mqtt::{Command, Delivery, Published, made_up};
+use crate::task::TaskId;
 
 /// Only catches a hang.
 const PATIENCE: Duration = Duration::from_secs(60);
