@@ -1,7 +1,7 @@
 //! Submits recurring tasks when they are due, once in the group however many runners have them in their configuration.
 //!
-//! The runners agree on `runner_recurring/{group}/{name}`: who is due to submit says so, and whoever was heard first
-//! does it; when the broker has the task, that is said in a retained message, from which a later runner knows what was
+//! The runners agree on `runner_recurring/{group}/{name}`: who is due to submit says so, and the first by name of those who
+//! said so does it, [`SETTLE`] later; when the broker has the task, that is said in a retained message, from which a later runner knows what was
 //! missed. A claim that comes to nothing is void after [`VOID`]; the task submitted twice would be the same, by its id.
 
 use std::collections::HashMap;
@@ -21,6 +21,8 @@ use crate::recurring::{Recurring, seconds};
 
 /// How long a claim holds.
 const VOID: Duration = Duration::from_secs(10);
+/// How long claims may be on their way to each other.
+const SETTLE: Duration = Duration::from_millis(250);
 /// How long until the retained message of a name must have come, if there is one.
 const RETAINED: Duration = Duration::from_secs(2);
 /// A long wait looks at the clock this often: it may be set.
@@ -46,8 +48,8 @@ pub(super) struct Board {
 #[derive(Default)]
 struct Heard {
     done: Option<u64>,
-    /// The due time, who was first to claim it, and when.
-    claim: Option<(u64, String, Instant)>,
+    /// The due times, who claimed each, and when.
+    claims: Vec<(u64, String, Instant)>,
 }
 
 impl Board {
@@ -81,11 +83,8 @@ impl Board {
         if said.done {
             heard.done = heard.done.max(Some(said.due));
         } else {
-            let void =
-                |(due, _, at): &(u64, String, Instant)| *due != said.due || at.elapsed() > VOID;
-            if heard.claim.as_ref().is_none_or(void) {
-                heard.claim = Some((said.due, said.runner, Instant::now()));
-            }
+            heard.claims.retain(|(_, _, at)| at.elapsed() <= VOID);
+            heard.claims.push((said.due, said.runner, Instant::now()));
         }
         self.news.notify_waiters();
         true
@@ -95,11 +94,12 @@ impl Board {
         self.lock().get(name).and_then(|heard| heard.done)
     }
 
-    /// Who has claimed this time, if the claim still holds.
+    /// Whose the time is of those who claimed it: not the first, which is another for each listener, but the first by name.
     fn claimed(&self, name: &str, due: u64) -> Option<String> {
         let heard = self.lock();
-        let (of, runner, at) = heard.get(name)?.claim.as_ref()?;
-        (*of == due && at.elapsed() <= VOID).then(|| runner.clone())
+        let claims = heard.get(name)?.claims.iter();
+        let holds = claims.filter(|(of, _, at)| *of == due && at.elapsed() <= VOID);
+        holds.map(|(_, runner, _)| runner).min().cloned()
     }
 
     /// Waits until something is so that is heard of.
@@ -163,6 +163,13 @@ impl Submitter {
                 self.say(seconds, false).await;
             }
             let claimed = || self.board.claimed(name, seconds);
+            if self.board.until(VOID, claimed).await.is_some() {
+                // Until every claim is heard by everybody.
+                tokio::time::sleep(SETTLE).await;
+            }
+            if is_done().is_some() {
+                return;
+            }
             match self.board.until(VOID, claimed).await {
                 Some(runner) if runner == self.runner && self.submit(due).await => {
                     self.say(seconds, true).await;
