@@ -144,9 +144,12 @@ impl Witness {
         }
     }
 
-    /// How many tasks were given to a runner at least.
+    /// How many tasks a runner has for certain, or had.
     pub(crate) fn delivered(&self) -> usize {
-        self.log().furthest.len()
+        let log = self.log();
+        let seen = log.furthest.iter();
+        seen.filter(|(id, seen)| **seen > Seen::Sent || log.arrived(id))
+            .count()
     }
 
     /// The next outcome's PUBLISH (`Published`) or its PUBACK (`Stored`) does not get through: its link is shut.
