@@ -119,7 +119,7 @@ impl Journal {
 
     /// Records that an attempt was broken off by this runner: it does not count.
     pub fn broken_off(&self, key: Key) {
-        drop(self.write(Entry::BrokenOff(key)));
+        self.note(Entry::BrokenOff(key));
     }
 
     /// Keeps a whole task; resolves when that is committed, and its delivery may be acknowledged.
@@ -134,7 +134,7 @@ impl Journal {
 
     /// Records that the broker has a task's outcome. Nobody waits for that: lost, the outcome is published again.
     pub fn published(&self, key: Key) {
-        drop(self.write(Entry::Published(key)));
+        self.note(Entry::Published(key));
     }
 
     /// What is known of a task that is not in hand.
@@ -149,9 +149,17 @@ impl Journal {
         outcome.await.ok().flatten()
     }
 
+    /// Nobody waits for the commit.
+    fn note(&self, entry: Entry) {
+        let _ = self.commands.send(Command::Write(entry, None));
+    }
+
     fn write(&self, entry: Entry) -> impl Future<Output = ()> + Send + use<> {
         let (done, committed) = oneshot::channel();
-        let sent = self.commands.send(Command::Write(entry, done)).is_ok();
+        let sent = self
+            .commands
+            .send(Command::Write(entry, Some(done)))
+            .is_ok();
         async move {
             // A journal that is closed answers nobody: whoever waits is about to be dropped, and must not go on.
             if !sent || committed.await.is_err() {

@@ -160,7 +160,13 @@ impl Digest {
 
     /// The digest as 64 lowercase hexadecimal digits.
     pub fn hex(&self) -> String {
-        self.0.iter().map(|b| format!("{b:02x}")).collect()
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let digit = |four: u8| char::from(DIGITS[usize::from(four)]);
+        let pairs = self
+            .0
+            .iter()
+            .map(|byte| [digit(byte >> 4), digit(byte & 15)]);
+        pairs.flatten().collect()
     }
 }
 

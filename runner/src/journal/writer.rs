@@ -30,7 +30,8 @@ const LINGER: Duration = Duration::from_micros(500);
 const PRUNE: Duration = Duration::from_secs(1);
 
 pub(super) enum Command {
-    Write(Entry, oneshot::Sender<()>),
+    /// Whoever waits is told when it is committed.
+    Write(Entry, Option<oneshot::Sender<()>>),
     Outcome(Key, oneshot::Sender<Option<Ended>>),
 }
 
@@ -90,7 +91,7 @@ impl Writer {
                     Command::Write(entry, done) => {
                         bytes += entry.bytes();
                         entries.push(entry);
-                        waiters.push(done);
+                        waiters.extend(done);
                     }
                     Command::Outcome(key, answer) => {
                         let _ = answer.send(self.outcome(key));

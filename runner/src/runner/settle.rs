@@ -20,6 +20,7 @@ use crate::task::{Task, TaskId};
 
 /// The first and the longest wait before an outcome that the broker refused is published again.
 const REFUSED: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+
 /// Records an outcome and publishes it until the broker has it; `None` when the connection was closed first: then
 /// the next process publishes what is recorded.
 pub(super) async fn settle(
@@ -47,20 +48,60 @@ pub(super) async fn settle(
     if in_hand.given_up {
         messages.push(encode::dead_letter(topics, &outcome, &in_hand.original));
     }
+    end(
+        shared,
+        in_hand.key,
+        in_hand.content,
+        outcome,
+        messages,
+        letter,
+    )
+    .await
+}
+
+/// Ends a kept task that cannot be read any more: it was a task once, but the configuration has changed since.
+pub(super) async fn end_unreadable(shared: Arc<Shared>, kept: Kept, why: Undecodable) {
+    let mut outcome = why.into_outcome(&shared.name, SystemTime::now());
+    if let Ok(id) = TaskId::parse(&kept.id) {
+        outcome.id = id;
+    }
+    strip_reply(&shared, &mut outcome);
+    log(&outcome);
+    let messages = encode::outcome(&shared.topics, &outcome);
+    end(
+        &shared,
+        kept.key,
+        Content::unknown(),
+        outcome,
+        messages,
+        None,
+    )
+    .await;
+}
+
+/// Records, then publishes.
+async fn end(
+    shared: &Shared,
+    key: Key,
+    content: Content,
+    outcome: Outcome,
+    messages: Vec<Message>,
+    dead_letter: Option<u8>,
+) -> Option<Arc<Ended>> {
     let ended = Arc::new(Ended {
-        key: in_hand.key,
+        key,
         tenant: outcome.tenant.to_string(),
         id: outcome.id.to_string(),
-        content: in_hand.content,
+        content,
         messages: messages.iter().map(Stored::from).collect(),
-        dead_letter: letter,
+        dead_letter,
     });
     shared.journal.ended(ended.clone()).await;
-    shared.active.ending(in_hand.key);
+    shared.active.ending(key);
     if !publish(shared, &outcome, messages).await {
         return None;
     }
-    published(shared, in_hand.key);
+    published(shared, key);
     Some(ended)
 }
 
@@ -97,34 +138,25 @@ pub(super) async fn replay(shared: Arc<Shared>, ended: Ended) {
     }
 }
 
-/// Ends a kept task that cannot be read any more: it was a task once, but the configuration has changed since.
-pub(super) async fn end_unreadable(shared: Arc<Shared>, kept: Kept, why: Undecodable) {
-    let mut outcome = why.into_outcome(&shared.name, SystemTime::now());
-    if let Ok(id) = TaskId::parse(&kept.id) {
-        outcome.id = id;
-    }
-    strip_reply(&shared, &mut outcome);
-    log(&outcome);
-    let messages = encode::outcome(&shared.topics, &outcome);
-    let ended = Arc::new(Ended {
-        key: kept.key,
-        tenant: outcome.tenant.to_string(),
-        id: kept.id,
-        content: Content::unknown(),
-        messages: messages.iter().map(Stored::from).collect(),
-        dead_letter: None,
-    });
-    shared.journal.ended(ended).await;
-    if publish(&shared, &outcome, messages).await {
-        published(&shared, kept.key);
-    }
-}
-
 /// The reply topic is the producer's wish; the runner's rights are not the producer's.
 fn strip_reply(shared: &Shared, outcome: &mut Outcome) {
     let tenant = &outcome.tenant;
     let refused = |topic: &mut String| shared.topics.check_reply(tenant, topic).is_err();
     outcome.reply.topic.take_if(refused);
+}
+
+/// Answers whoever asked besides the first, and acknowledges every delivery.
+pub(super) async fn finish(shared: &Shared, tenant: &TenantId, ended: &Ended, held: Held) {
+    for reply in held.replies {
+        let (topic, correlation) = (reply.topic, reply.correlation_data);
+        answer_again(shared, tenant, ended, topic, correlation).await;
+    }
+    if held.again {
+        publish_again(shared, ended).await;
+    }
+    for token in held.tokens {
+        shared.publisher.ack(token);
+    }
 }
 
 /// Answers a task that ended before with its recorded outcome: on its reply topic if it names one, else on
@@ -301,19 +333,5 @@ fn log(outcome: &Outcome) {
     match &outcome.error {
         None => debug!(%task_id, %tenant, %status, fuel, run_ms, "task ended"),
         Some(error) => info!(%task_id, %tenant, %status, fuel, run_ms, %error, "task ended"),
-    }
-}
-
-/// Answers whoever asked besides the first, and acknowledges every delivery.
-pub(super) async fn finish(shared: &Shared, tenant: &TenantId, ended: &Ended, held: Held) {
-    for reply in held.replies {
-        let (topic, correlation) = (reply.topic, reply.correlation_data);
-        answer_again(shared, tenant, ended, topic, correlation).await;
-    }
-    if held.again {
-        publish_again(shared, ended).await;
-    }
-    for token in held.tokens {
-        shared.publisher.ack(token);
     }
 }
