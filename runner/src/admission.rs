@@ -6,20 +6,11 @@ use std::time::SystemTime;
 
 use crate::envelope::encode::rfc3339;
 use crate::envelope::topics::Topics;
-use crate::task::limits::{LimitValues, Limits};
+use crate::task::limits::Limits;
 use crate::task::outcome::{ErrorCode, Status, TaskError};
+use crate::task::tenant::TenantId;
 use crate::task::{ModuleRef, Task};
-
-/// What tasks are allowed.
-#[derive(Debug, Clone)]
-pub struct Policy {
-    /// Decides which reply topics are a tenant's own.
-    pub topics: Topics,
-    /// The limits of a task that names none.
-    pub limits: LimitValues,
-    /// The most that a task may ask for.
-    pub ceilings: LimitValues,
-}
+use crate::tenants::TenantPolicy;
 
 /// A task that does not run: its status and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,11 +30,31 @@ impl From<TaskError> for Rejection {
     }
 }
 
+/// Why a task of a tenant without any rights does not run.
+pub fn unserved(tenant: &TenantId) -> Rejection {
+    let why = format!("tenant {tenant} is not one that this runner serves");
+    TaskError::new(ErrorCode::TenantDenied, why).into()
+}
+
 /// Whether a task may run, and under which limits.
-pub fn admit(task: &Task, policy: &Policy, now: SystemTime) -> Result<Limits, Rejection> {
+///
+/// `policy` is the tenant's; `topics` decides which reply topics are its own.
+pub fn admit(
+    task: &Task,
+    policy: &TenantPolicy,
+    topics: &Topics,
+    now: SystemTime,
+) -> Result<Limits, Rejection> {
+    let denied = |why| TaskError::new(ErrorCode::TenantDenied, why);
     if let Some(topic) = &task.reply.topic {
-        let allowed = policy.topics.check_reply(&task.tenant, topic);
-        allowed.map_err(|why| TaskError::new(ErrorCode::TenantDenied, why))?;
+        topics
+            .check_reply(&task.tenant, topic, &policy.reply_topics)
+            .map_err(denied)?;
+    }
+    if !policy.may_name(&task.module) {
+        let (tenant, module) = (&task.tenant, &task.module);
+        let why = format!("tenant {tenant} may not run the module {module}");
+        return Err(denied(why).into());
     }
     check_supported(task)?;
     check_expiry(task, now)?;

@@ -4,6 +4,7 @@
 
 mod layers;
 pub mod sections;
+pub mod tenants;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,8 +14,9 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::config::layers::load;
 use crate::config::sections::{
-    Ceilings, DefaultLimits, EmbeddedBroker, Journal, Modules, Mqtt, Runner, Tenant,
+    Ceilings, DefaultLimits, EmbeddedBroker, Journal, Modules, Mqtt, Runner,
 };
+use crate::config::tenants::Tenant;
 use crate::envelope::topics::Topics;
 use crate::mqtt::settings::{Address, Tls};
 use crate::recurring::Recurring;
@@ -55,7 +57,7 @@ impl Config {
     pub fn validate(&self) -> Result<()> {
         self.address()?;
         self.topics()?;
-        self.default_modules()?;
+        self.tenant_table()?;
         ensure!(
             (1..=MAX_GUESTS).contains(&self.runner.concurrency),
             "`runner.concurrency` must be from 1 to {MAX_GUESTS}, got {}",
@@ -150,26 +152,6 @@ impl Config {
         Topics::new(&self.mqtt.topic_root)
             .map_err(anyhow::Error::msg)
             .context("failed to read `mqtt.topic_root`")
-    }
-
-    /// The modules of plain messages, by tenant.
-    pub fn default_modules(&self) -> Result<BTreeMap<TenantId, ModuleRef>> {
-        let mut modules = BTreeMap::new();
-        for (name, tenant) in &self.tenants {
-            let context = || format!("failed to read `tenants.{name}`");
-            let id = TenantId::parse(name)
-                .map_err(anyhow::Error::msg)
-                .with_context(context)?;
-            if let Some(module) = &tenant.default_module {
-                modules.insert(
-                    id,
-                    ModuleRef::parse(module)
-                        .map_err(anyhow::Error::msg)
-                        .with_context(context)?,
-                );
-            }
-        }
-        Ok(modules)
     }
 
     /// The tasks that recur.

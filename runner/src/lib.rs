@@ -17,3 +17,4 @@ pub mod sandbox;
 pub mod schedule;
 pub mod suggest;
 pub mod task;
+pub mod tenants;

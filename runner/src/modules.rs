@@ -30,6 +30,7 @@ use crate::sandbox::prepared::Prepared;
 use crate::task::outcome::{CacheHit, ErrorCode, TaskError};
 use crate::task::tenant::TenantId;
 use crate::task::{Digest, ModuleName, ModuleRef};
+use crate::tenants::{Source, TenantPolicy};
 
 /// A module that is ready to run.
 #[derive(Clone)]
@@ -69,23 +70,19 @@ pub struct ModuleStore {
     retained: Option<Retained>,
     artifacts: Option<Arc<Artifacts>>,
     compiled: Cache<Digest, Module>,
-    /// The largest module, in bytes.
-    max_bytes: u64,
     /// One compilation at a time: Cranelift uses every core for one.
     compiling: Arc<Semaphore>,
 }
 
 impl ModuleStore {
-    /// A store with no source yet that keeps `cached` compiled modules in memory and takes none of more than
-    /// `max_bytes`.
-    pub fn new(engine: Arc<Engine>, cached: u64, max_bytes: u64) -> ModuleStore {
+    /// A store with no source yet that keeps `cached` compiled modules in memory.
+    pub fn new(engine: Arc<Engine>, cached: u64) -> ModuleStore {
         ModuleStore {
             engine,
             directory: None,
             retained: None,
             artifacts: None,
             compiled: Cache::new(cached),
-            max_bytes,
             compiling: Arc::new(Semaphore::new(1)),
         }
     }
@@ -118,21 +115,38 @@ impl ModuleStore {
     pub async fn resolve(
         &self,
         tenant: &TenantId,
+        policy: &TenantPolicy,
         reference: &ModuleRef,
     ) -> Result<(Module, CacheHit), TaskError> {
+        let content = self.content(tenant, policy, reference).await?;
+        let (digest, bytes) = (content.digest, content.bytes.len() as u64);
+        if bytes > policy.module_bytes {
+            let most = policy.module_bytes;
+            let why = format!("module {digest} has {bytes} bytes, of at most {most}");
+            return Err(TaskError::new(ErrorCode::ModuleTooCostly, why));
+        }
+        self.compiled(content).await
+    }
+
+    async fn content(
+        &self,
+        tenant: &TenantId,
+        policy: &TenantPolicy,
+        reference: &ModuleRef,
+    ) -> Result<Content, TaskError> {
         match reference {
-            ModuleRef::Name(name) => self.compiled(self.find(tenant, name).await?).await,
+            ModuleRef::Name(name) => self.find(tenant, policy, name).await,
             ModuleRef::Pinned(name, pin) => {
-                let content = self.find(tenant, name).await?;
+                let content = self.find(tenant, policy, name).await?;
                 if content.digest != *pin {
                     return Err(TaskError::new(
                         ErrorCode::DigestMismatch,
                         format!("module `{name}` is {}, the task pins {pin}", content.digest),
                     ));
                 }
-                self.compiled(content).await
+                Ok(content)
             }
-            ModuleRef::Digest(digest) => self.by_digest(digest).await,
+            ModuleRef::Digest(digest) => self.by_digest(policy, digest).await,
             ModuleRef::Remote(address) => Err(TaskError::new(
                 ErrorCode::Unsupported,
                 format!("this runner does not fetch modules: {address}"),
@@ -140,13 +154,17 @@ impl ModuleStore {
         }
     }
 
-    async fn by_digest(&self, digest: &Digest) -> Result<(Module, CacheHit), TaskError> {
+    async fn by_digest(
+        &self,
+        policy: &TenantPolicy,
+        digest: &Digest,
+    ) -> Result<Content, TaskError> {
         // Only what the operator gave to everybody: a digest that one tenant's module has is printed in outcomes
         // and logs, and must not be a key to it for the others.
-        if let Some(directory) = &self.directory
+        if let Some(directory) = self.directory(policy)
             && let Some(content) = directory.find_digest(digest).await?
         {
-            return self.compiled(content).await;
+            return Ok(content);
         }
         Err(TaskError::new(
             ErrorCode::ModuleNotFound,
@@ -157,51 +175,52 @@ impl ModuleStore {
     }
 
     /// The bytes that a name stands for: the operator's folder first, which nobody can shadow.
-    async fn find(&self, tenant: &TenantId, name: &ModuleName) -> Result<Content, TaskError> {
-        if let Some(directory) = &self.directory
+    async fn find(
+        &self,
+        tenant: &TenantId,
+        policy: &TenantPolicy,
+        name: &ModuleName,
+    ) -> Result<Content, TaskError> {
+        let directory = self.directory(policy);
+        let retained = self.retained.as_ref();
+        let retained = retained.filter(|_| policy.sources.contains(&Source::Published));
+        if let Some(directory) = directory
             && let Some(content) = directory.find(name).await?
         {
             return Ok(content);
         }
-        if let Some(retained) = &self.retained
+        if let Some(retained) = retained
             && let Some(content) = retained.find(tenant, name).await?
         {
             return Ok(content);
         }
         let places: Vec<String> = [
-            self.directory
-                .as_ref()
-                .map(|d| format!("{}/{name}.wasm", d.folder().display())),
-            self.retained
-                .as_ref()
-                .map(|r| format!("the retained topic {}", r.topic(tenant, name))),
+            directory.map(|d| format!("{}/{name}.wasm", d.folder().display())),
+            retained.map(|r| format!("the retained topic {}", r.topic(tenant, name))),
         ]
         .into_iter()
         .flatten()
         .collect();
+        let places = match &places[..] {
+            [] => "it has no source of modules".to_owned(),
+            places => format!("looked at {}", places.join(" and ")),
+        };
         Err(TaskError::new(
             ErrorCode::ModuleNotFound,
-            format!(
-                "no module `{name}` for tenant {tenant}: looked at {}",
-                places.join(" and ")
-            ),
+            format!("no module `{name}` for tenant {tenant}: {places}"),
         ))
+    }
+
+    /// The operator's folder, if the tenant may have modules from there.
+    fn directory(&self, policy: &TenantPolicy) -> Option<&Directory> {
+        let directory = self.directory.as_ref();
+        directory.filter(|_| policy.sources.contains(&Source::Directory))
     }
 
     async fn compiled(&self, content: Content) -> Result<(Module, CacheHit), TaskError> {
         let digest = content.digest;
         if let Some(module) = self.compiled.get(&digest).await {
             return Ok((module, CacheHit::Memory));
-        }
-        let bytes = content.bytes.len() as u64;
-        if bytes > self.max_bytes {
-            return Err(TaskError::new(
-                ErrorCode::ModuleTooCostly,
-                format!(
-                    "module {digest} has {bytes} bytes, of at most {}",
-                    self.max_bytes
-                ),
-            ));
         }
         // Whoever asks meanwhile waits for this one.
         let entry = self

@@ -15,7 +15,6 @@ mod voice;
 #[cfg(test)]
 mod simulation;
 
-use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -27,7 +26,6 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
-use crate::admission::Policy;
 use crate::config::Config;
 use crate::config::sections::Dedupe;
 use crate::envelope::topics::Topics;
@@ -43,8 +41,8 @@ use crate::runner::recurring::{Board, Submitter};
 use crate::runner::slots::Slot;
 use crate::sandbox::Sandbox;
 use crate::sandbox::engine::{Engine, Sizes};
-use crate::task::tenant::TenantId;
-use crate::task::{ModuleRef, retry};
+use crate::task::retry;
+use crate::tenants::Tenants;
 
 /// The most bytes of outcomes that a journal in memory holds.
 const IN_MEMORY_BYTES: u64 = 64 << 20;
@@ -73,8 +71,7 @@ pub struct Runner {
 struct Shared {
     name: String,
     topics: Topics,
-    policy: Policy,
-    default_modules: BTreeMap<TenantId, ModuleRef>,
+    tenants: Tenants,
     sandbox: Arc<Sandbox>,
     modules: Arc<ModuleStore>,
     permits: Permits,
@@ -149,13 +146,8 @@ impl Runner {
         }
         let shared = Shared {
             name: config.runner.name.clone(),
-            policy: Policy {
-                topics: topics.clone(),
-                limits: config.limits(),
-                ceilings: config.ceilings(),
-            },
+            tenants: Tenants::new(config.tenant_table()?),
             topics,
-            default_modules: config.default_modules()?,
             sandbox: Arc::new(sandbox),
             modules: Arc::new(modules),
             permits: Permits::new(config.runner.concurrency, config.runner.memory_budget_bytes),
@@ -438,7 +430,7 @@ fn module_store(
     engine: Arc<Engine>,
     topics: &Topics,
 ) -> Result<(ModuleStore, Option<Publisher>)> {
-    let mut modules = ModuleStore::new(engine, config.modules.cached, config.modules.max_bytes);
+    let mut modules = ModuleStore::new(engine, config.modules.cached);
     if let Some(folder) = &config.modules.directory {
         modules = modules.with_directory(folder)?;
     }

@@ -32,9 +32,9 @@ fuzz_target!(|data: &[u8]| {
     let topic = ["task_queue", "tenants/acme/task_queue", "tenants/A/task_queue", "x"][usize::from(shape >> 6)];
     let inbound = Inbound { topic: topic.to_owned(), payload: Bytes::copy_from_slice(payload), properties };
     let (topics, now) = (Topics::default(), SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000));
-    match decode::decode(&topics, &inbound, |_| None, now) {
+    match decode::decode(&topics, &inbound, |_| Default::default(), now) {
         Ok(task) => {
-            let _ = topics.check_reply(&task.tenant, task.reply.topic.as_deref().unwrap_or_default());
+            let _ = topics.check_reply(&task.tenant, task.reply.topic.as_deref().unwrap_or_default(), &[]);
             let outcome = Outcome::of(&task, Status::Failed, None, "fuzz", now);
             let _ = encode::outcome(&topics, &outcome);
         }

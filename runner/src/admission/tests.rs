@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::config::Config;
 use crate::envelope::Inbound;
 use crate::envelope::decode;
 
@@ -8,22 +9,18 @@ fn now() -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(1_767_225_600)
 }
 
-fn policy() -> Policy {
-    Policy {
-        topics: Topics::default(),
-        limits: LimitValues {
-            fuel: 10,
-            memory_bytes: 10,
-            timeout_ms: 10,
-            output_bytes: 10,
-        },
-        ceilings: LimitValues {
-            fuel: 100,
-            memory_bytes: 100,
-            timeout_ms: 100,
-            output_bytes: 100,
-        },
-    }
+fn policy() -> TenantPolicy {
+    let mut config = Config::default();
+    config.limits.fuel = 10;
+    config.ceilings.fuel = 100;
+    let modules = vec!["m".to_owned(), "oci*".to_owned()];
+    config
+        .tenants
+        .entry("default".to_owned())
+        .or_default()
+        .modules = modules;
+    let table = config.tenant_table().expect("a table");
+    (*table.listed[&TenantId::default()]).clone()
 }
 
 fn verdict(topic: &str, json: &str) -> Result<u64, (Status, ErrorCode, String)> {
@@ -32,8 +29,9 @@ fn verdict(topic: &str, json: &str) -> Result<u64, (Status, ErrorCode, String)> 
         payload: json.to_owned().into(),
         properties: Default::default(),
     };
-    let task = decode::decode(&Topics::default(), &inbound, |_| None, now()).expect("a task");
-    admit(&task, &policy(), now())
+    let task = decode::decode(&Topics::default(), &inbound, |_| Default::default(), now())
+        .expect("a task");
+    admit(&task, &policy(), &Topics::default(), now())
         .map(|limits| limits.fuel.value)
         .map_err(|rejection| {
             (

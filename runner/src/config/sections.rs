@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::tenants::Unlisted;
 use crate::journal::Durability;
 use crate::mqtt::settings::AckOrder;
 use crate::recurring::Missed;
@@ -101,6 +102,8 @@ pub struct Runner {
     pub slot: String,
     /// After how many attempts that the process died of a task is given up.
     pub max_deaths: u32,
+    /// `admit` or `deny`.
+    pub unlisted_tenants: Unlisted,
 }
 
 impl Default for Runner {
@@ -115,6 +118,7 @@ impl Default for Runner {
             drain_s: 30,
             slot: "auto".to_owned(),
             max_deaths: 5,
+            unlisted_tenants: Unlisted::Admit,
         }
     }
 }
@@ -243,14 +247,6 @@ impl Default for Ceilings {
             output_bytes: 16 << 20,
         }
     }
-}
-
-/// `[tenants.NAME]`
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Tenant {
-    /// The module of plain messages.
-    pub default_module: Option<String>,
 }
 
 /// `[recurring.NAME]`

@@ -108,14 +108,32 @@ impl Undecodable {
     }
 }
 
+/// What decoding must know of a tenant.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    /// The module of plain messages.
+    pub default_module: Option<ModuleRef>,
+    /// The largest payload of a task, in bytes: a larger one is not even looked into.
+    pub max_bytes: u64,
+}
+
+impl Default for Rules {
+    fn default() -> Rules {
+        Rules {
+            default_module: None,
+            max_bytes: u64::MAX,
+        }
+    }
+}
+
 /// Reads a task off a queue's topic.
 ///
-/// `default_module` names the module of a tenant's plain messages; `now` is when the message came, from
-/// which its expiry counts. Never panics, whatever the bytes.
+/// `rules` says what is the tenant's; `now` is when the message came, from which its expiry counts. Never panics,
+/// whatever the bytes.
 pub fn decode(
     topics: &Topics,
     inbound: &Inbound,
-    default_module: impl FnOnce(&TenantId) -> Option<ModuleRef>,
+    rules: impl FnOnce(&TenantId) -> Rules,
     now: SystemTime,
 ) -> Result<Task, Box<Undecodable>> {
     let mut draft = Draft::new(inbound, now);
@@ -126,8 +144,14 @@ pub fn decode(
     });
     let read = read.and_then(|tenant| {
         draft.tenant = tenant;
+        let rules = rules(&draft.tenant);
+        let bytes = inbound.payload.len() as u64;
+        if bytes > rules.max_bytes {
+            let why = format!("the task has {bytes} bytes, of at most {}", rules.max_bytes);
+            return Err(TaskError::new(ErrorCode::LimitDenied, why));
+        }
         draft
-            .read(inbound, default_module)
+            .read(inbound, rules.default_module)
             .map_err(|why| TaskError::new(ErrorCode::InvalidTask, why))
     });
     match (read, draft.module) {
@@ -210,11 +234,7 @@ impl Draft {
         }
     }
 
-    fn read(
-        &mut self,
-        inbound: &Inbound,
-        default_module: impl FnOnce(&TenantId) -> Option<ModuleRef>,
-    ) -> Result<(), String> {
+    fn read(&mut self, inbound: &Inbound, default_module: Option<ModuleRef>) -> Result<(), String> {
         if inbound
             .properties
             .user
@@ -231,7 +251,7 @@ impl Draft {
         }
         self.shape = Shape::Plain;
         self.input = inbound.payload.clone();
-        self.module = default_module(&self.tenant);
+        self.module = default_module;
         match &self.module {
             Some(module) => {
                 self.module_text = Some(module.to_string());

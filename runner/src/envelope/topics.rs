@@ -149,7 +149,14 @@ impl Topics {
 
     /// Whether the runner may publish a tenant's outcome on a topic that the producer chose: it has rights
     /// that the producer has not, and must not lend them.
-    pub fn check_reply(&self, tenant: &TenantId, topic: &str) -> Result<(), String> {
+    ///
+    /// `allowed` are the filters of topics that the operator lets the tenant have beside its own.
+    pub fn check_reply(
+        &self,
+        tenant: &TenantId,
+        topic: &str,
+        allowed: &[String],
+    ) -> Result<(), String> {
         if topic.is_empty() || topic.len() > MAX_REPLY_TOPIC {
             return Err(format!(
                 "a reply topic has 1 to {MAX_REPLY_TOPIC} bytes, got {}",
@@ -161,6 +168,16 @@ impl Topics {
                 "a reply topic has no wildcards and no control characters, got {}",
                 quoted(topic)
             ));
+        }
+        if allowed.iter().any(|filter| matches(filter, topic)) {
+            let below = topic.strip_prefix(&self.root).unwrap_or(topic);
+            let of_tenant = below
+                .strip_prefix("tenants/")
+                .and_then(|t| t.split_once('/'));
+            return match is_reserved(of_tenant.map_or(below, |(_, own)| own)) {
+                true => self.denied(topic),
+                false => Ok(()),
+            };
         }
         let relative = match (topic.strip_prefix(&self.root), tenant.is_default()) {
             (Some(relative), true) => relative,
@@ -179,23 +196,11 @@ impl Topics {
                 own
             }
         };
-        let reserved = ["task_queue", "task_completed", "task_dead_letter"].contains(&relative)
-            || [
-                "task_status",
-                "task_log",
-                "task_control",
-                "modules",
-                "runner_status",
-                "runner_ended",
-                "runner_recurring",
-            ]
-            .iter()
-            .any(|name| relative == *name || relative.starts_with(&format!("{name}/")));
         let foreign = tenant.is_default()
             && (topic.starts_with('$')
                 || relative.starts_with('$')
                 || relative.starts_with("tenants/"));
-        if reserved || foreign {
+        if is_reserved(relative) || foreign {
             self.denied(topic)
         } else {
             Ok(())
@@ -207,6 +212,36 @@ impl Topics {
             "{} is reserved: an answer may not go there",
             quoted(topic)
         ))
+    }
+}
+
+/// Whether a topic below a tenant's prefix is one of those that have a meaning.
+fn is_reserved(relative: &str) -> bool {
+    const TOPICS: [&str; 3] = ["task_queue", "task_completed", "task_dead_letter"];
+    const PREFIXES: [&str; 7] = [
+        "task_status",
+        "task_log",
+        "task_control",
+        "modules",
+        "runner_status",
+        "runner_ended",
+        "runner_recurring",
+    ];
+    let first = relative.split('/').next().unwrap_or_default();
+    TOPICS.contains(&relative) || PREFIXES.contains(&first)
+}
+
+/// Whether an MQTT filter matches a topic.
+fn matches(filter: &str, topic: &str) -> bool {
+    let (mut filter, mut topic) = (filter.split('/'), topic.split('/'));
+    loop {
+        match (filter.next(), topic.next()) {
+            (Some("#"), _) => return true,
+            (Some("+"), Some(_)) => {}
+            (Some(level), Some(name)) if level == name => {}
+            (None, None) => return true,
+            _ => return false,
+        }
     }
 }
 
@@ -282,7 +317,7 @@ mod tests {
     #[test]
     fn reply_topics_stay_at_home() {
         let topics = Topics::default();
-        let allowed = |t: &str, topic: &str| topics.check_reply(&tenant(t), topic).is_ok();
+        let allowed = |t: &str, topic: &str| topics.check_reply(&tenant(t), topic, &[]).is_ok();
         for good in [
             "replies/1",
             "a",
@@ -327,6 +362,17 @@ mod tests {
             "task_completed",
         ] {
             assert!(!allowed("acme", bad), "{bad}");
+        }
+        let listed = ["shared/+/replies".to_owned(), "tenants/other/#".to_owned()];
+        let allowed = |topic| topics.check_reply(&tenant("acme"), topic, &listed).is_ok();
+        assert!(allowed("shared/x/replies") && allowed("tenants/other/replies/1"));
+        for bad in [
+            "shared/x/y/replies",
+            "shared/x",
+            "tenants/other/task_queue",
+            "$SYS/x",
+        ] {
+            assert!(!allowed(bad), "{bad}");
         }
     }
 }

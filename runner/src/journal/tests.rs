@@ -15,7 +15,11 @@ fn content() -> Content {
     };
     let topics = crate::envelope::topics::Topics::default();
     let now = SystemTime::UNIX_EPOCH;
-    let task = crate::envelope::decode::decode(&topics, &inbound, |_| Some(module), now);
+    let rules = |_: &TenantId| crate::envelope::decode::Rules {
+        default_module: Some(module),
+        ..Default::default()
+    };
+    let task = crate::envelope::decode::decode(&topics, &inbound, rules, now);
     Content::of(&task.expect("a task"))
 }
 

@@ -25,6 +25,7 @@ use crate::task::Task;
 use crate::task::limits::Limits;
 use crate::task::outcome::{Attempt, CacheHit, ErrorCode, Outcome, Status, TaskError, Usage};
 use crate::task::retry::{self, Next};
+use crate::tenants::TenantPolicy;
 
 /// A long wait looks at the clock this often: it may be set.
 const LOOK: Duration = Duration::from_secs(30);
@@ -185,8 +186,18 @@ async fn live(shared: &Shared, in_hand: &mut InHand) -> Result<Outcome, HandedBa
             ..shared.rejected(in_hand, error.into())
         });
     }
-    let limits = match admission::admit(&in_hand.task, &shared.policy, SystemTime::now()) {
-        Ok(limits) => limits,
+    let tenant = in_hand.task.tenant.clone();
+    let policy = shared
+        .tenants
+        .policy(&tenant)
+        .ok_or_else(|| admission::unserved(&tenant));
+    let now = SystemTime::now();
+    let admitted = policy.and_then(|policy| {
+        let limits = admission::admit(&in_hand.task, &policy, &shared.topics, now)?;
+        Ok((policy, limits))
+    });
+    let (policy, limits) = match admitted {
+        Ok(admitted) => admitted,
         Err(rejection) => return Ok(shared.rejected(in_hand, rejection)),
     };
     shared.event(&in_hand.task, &Event::Queued);
@@ -194,7 +205,7 @@ async fn live(shared: &Shared, in_hand: &mut InHand) -> Result<Outcome, HandedBa
         if let Some(due) = in_hand.due.take() {
             wait(shared, in_hand, due).await?;
         }
-        let mut outcome = attempt(shared, in_hand, limits).await?;
+        let mut outcome = attempt(shared, in_hand, &policy, limits).await?;
         let number = in_hand.attempt();
         let Some(error) = outcome
             .error
@@ -270,13 +281,19 @@ async fn wait(shared: &Shared, in_hand: &mut InHand, due: SystemTime) -> Result<
 }
 
 /// Module → permit → sandbox → outcome.
-async fn attempt(shared: &Shared, in_hand: &InHand, limits: Limits) -> Result<Outcome, HandedBack> {
+async fn attempt(
+    shared: &Shared,
+    in_hand: &InHand,
+    policy: &TenantPolicy,
+    limits: Limits,
+) -> Result<Outcome, HandedBack> {
     let task = &in_hand.task;
     let number = in_hand.attempt();
     if let Err(rejection) = admission::check_expiry(task, SystemTime::now()) {
         return Ok(shared.rejected(in_hand, rejection));
     }
-    let (module, hit) = match shared.modules.resolve(&task.tenant, &task.module).await {
+    let resolved = shared.modules.resolve(&task.tenant, policy, &task.module);
+    let (module, hit) = match resolved.await {
         Ok(resolved) => resolved,
         Err(error) => return Ok(shared.rejected(in_hand, error.into())),
     };

@@ -8,7 +8,8 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
-use crate::envelope::{Inbound, answer, decode};
+use crate::envelope::decode::{self, Rules};
+use crate::envelope::{Inbound, answer};
 use crate::journal::Recovered;
 use crate::journal::index::Seen;
 use crate::journal::record::Kept;
@@ -85,8 +86,14 @@ impl Runner {
         received_at: SystemTime,
     ) -> Result<Task, Box<decode::Undecodable>> {
         let shared = &self.shared;
-        let default_module = |tenant: &TenantId| shared.default_modules.get(tenant).cloned();
-        decode::decode(&shared.topics, inbound, default_module, received_at)
+        let rules = |tenant: &TenantId| match shared.tenants.policy(tenant) {
+            Some(policy) => Rules {
+                default_module: policy.default_module.clone(),
+                max_bytes: policy.envelope_bytes,
+            },
+            None => Rules::default(),
+        };
+        decode::decode(&shared.topics, inbound, rules, received_at)
     }
 
     /// Starts the flow of one delivery, unless its task is already in hand, or ended.

@@ -141,8 +141,16 @@ pub(super) async fn replay(shared: Arc<Shared>, ended: Ended) {
 /// The reply topic is the producer's wish; the runner's rights are not the producer's.
 fn strip_reply(shared: &Shared, outcome: &mut Outcome) {
     let tenant = &outcome.tenant;
-    let refused = |topic: &mut String| shared.topics.check_reply(tenant, topic).is_err();
+    let refused = |topic: &mut String| !may_answer(shared, tenant, topic);
     outcome.reply.topic.take_if(refused);
+}
+
+fn may_answer(shared: &Shared, tenant: &TenantId, topic: &str) -> bool {
+    let policy = shared.tenants.policy(tenant);
+    let allowed = policy
+        .as_ref()
+        .map_or(&[][..], |policy| &policy.reply_topics);
+    shared.topics.check_reply(tenant, topic, allowed).is_ok()
 }
 
 /// Answers whoever asked besides the first, and acknowledges every delivery.
@@ -195,7 +203,7 @@ pub(super) async fn answer_again(
     topic: Option<String>,
     correlation: Option<bytes::Bytes>,
 ) {
-    let allowed = topic.filter(|topic| shared.topics.check_reply(tenant, topic).is_ok());
+    let allowed = topic.filter(|topic| may_answer(shared, tenant, topic));
     let (Some(topic), Some(record)) = (allowed, ended.messages.first()) else {
         return;
     };

@@ -18,6 +18,8 @@ use crate::journal::index::Seen;
 use crate::journal::record::Key;
 use crate::mqtt::{Command, Delivery, Published, made_up};
 use crate::task::TaskId;
+use crate::task::tenant::TenantId;
+use crate::tenants::Tenants;
 
 /// Only catches a hang.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -60,7 +62,7 @@ impl Machine {
             memory_bytes: 64 << 20,
         };
         let engine = Arc::new(Engine::new(sizes).expect("an engine"));
-        let modules = ModuleStore::new(engine.clone(), 100, 64 << 20);
+        let modules = ModuleStore::new(engine.clone(), 100);
         let modules = modules.with_directory(folder.path()).expect("modules");
         Machine {
             sandbox: Arc::new(Sandbox::new(engine, 2).expect("a sandbox")),
@@ -258,12 +260,7 @@ fn runner(
     let topics = Topics::default();
     let shared = Shared {
         name: slot.name.clone(),
-        policy: Policy {
-            topics: topics.clone(),
-            limits: config.limits(),
-            ceilings: config.ceilings(),
-        },
-        default_modules: BTreeMap::new(),
+        tenants: Tenants::new(config.tenant_table().expect("tenants")),
         sandbox: machine.sandbox.clone(),
         modules: machine.modules.clone(),
         permits: Permits::new(4, 1 << 30),

@@ -155,7 +155,7 @@ fn a_runner_reads_what_a_submitter_wrote() {
     let topics = Topics::default();
     let tenant = TenantId::default();
     let message = request.message(&topics, &tenant, Some("task_reply/me"));
-    let task = decode(&topics, &inbound(message), |_| None, at(0)).expect("a task");
+    let task = decode(&topics, &inbound(message), |_| Default::default(), at(0)).expect("a task");
     assert_eq!(task.id, request.id);
     assert_eq!(task.retry, request.retry);
     assert_eq!(task.priority, 9);

@@ -26,7 +26,12 @@ fn with_properties(payload: &[u8], user: &[(&str, &str)]) -> Inbound {
 }
 
 fn read(inbound: &Inbound) -> Result<Task, Box<Undecodable>> {
-    decode(&Topics::default(), inbound, |_| None, at(1_000))
+    decode(
+        &Topics::default(),
+        inbound,
+        |_| Default::default(),
+        at(1_000),
+    )
 }
 
 fn error(payload: &str) -> String {
@@ -209,12 +214,13 @@ fn properties() {
 
 #[test]
 fn plain_messages_go_to_the_default_module() {
-    let module = |tenant: &TenantId| {
-        tenant
+    let rules = |tenant: &TenantId| Rules {
+        default_module: tenant
             .is_default()
-            .then(|| ModuleRef::parse("upper").expect("a name"))
+            .then(|| ModuleRef::parse("upper").expect("a name")),
+        ..Rules::default()
     };
-    let plain = |payload: &[u8]| decode(&Topics::default(), &inbound(payload), module, at(0));
+    let plain = |payload: &[u8]| decode(&Topics::default(), &inbound(payload), rules, at(0));
     for payload in [
         &b"hello"[..],
         b"",

@@ -1,0 +1,225 @@
+//! `[tenants.NAME]` → what that tenant may do.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use serde::{Deserialize, Serialize};
+
+use crate::config::Config;
+use crate::task::ModuleRef;
+use crate::task::limits::LimitValues;
+use crate::task::tenant::TenantId;
+use crate::tenants::{Budget, ModulePattern, OverQuota, Rate, Source, Table, TenantPolicy};
+
+/// `[tenants.NAME]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tenant {
+    /// The module of plain messages.
+    pub default_module: Option<String>,
+    /// The most that a task may ask for, below `[ceilings]`.
+    pub ceilings: TenantCeilings,
+    /// Guests at one time; the runner's when absent.
+    pub concurrency: Option<usize>,
+    /// Unanswered tasks on this tenant's lane; the runner's when absent.
+    pub prefetch: Option<u16>,
+    /// Tasks kept until they are due; the journal's when absent.
+    pub max_kept: Option<usize>,
+    /// Its share of the fuel beside the others'.
+    pub weight: u32,
+    /// The highest priority that counts.
+    pub max_priority: u8,
+    /// Tasks a second, on the average.
+    pub rate_per_s: Option<f64>,
+    /// Tasks at once, after a pause.
+    pub burst: Option<u32>,
+    /// Fuel in each window.
+    pub fuel_budget: Option<u64>,
+    /// Seconds of a window of the fuel budget.
+    pub budget_window_s: u64,
+    /// `wait` or `reject`.
+    pub over_quota: OverQuota,
+    /// The modules that tasks may name; every one when empty.
+    pub modules: Vec<String>,
+    /// `directory`, `published`.
+    pub sources: Vec<Source>,
+    /// Filters of reply topics beside those below the tenant's prefix.
+    pub reply_topics: Vec<String>,
+}
+
+impl Default for Tenant {
+    fn default() -> Self {
+        Tenant {
+            default_module: None,
+            ceilings: TenantCeilings::default(),
+            concurrency: None,
+            prefetch: None,
+            max_kept: None,
+            weight: 1,
+            max_priority: 9,
+            rate_per_s: None,
+            burst: None,
+            fuel_budget: None,
+            budget_window_s: 60,
+            over_quota: OverQuota::Wait,
+            modules: Vec::new(),
+            sources: vec![Source::Directory, Source::Published],
+            reply_topics: Vec::new(),
+        }
+    }
+}
+
+/// `[tenants.NAME.ceilings]`: what is absent is the runner's.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TenantCeilings {
+    /// Units of wasmtime's fuel.
+    pub fuel: Option<u64>,
+    /// Bytes, summed over memories.
+    pub memory_bytes: Option<u64>,
+    /// Milliseconds.
+    pub timeout_ms: Option<u64>,
+    /// Bytes.
+    pub output_bytes: Option<u64>,
+    /// Bytes of a module.
+    pub module_bytes: Option<u64>,
+    /// Bytes of a task as it comes.
+    pub envelope_bytes: Option<u64>,
+}
+
+/// Whether tenants that the configuration does not name are served.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unlisted {
+    /// They may do what `[tenants.default]` may, but for its default module and its reply topics.
+    #[default]
+    Admit,
+    /// Their tasks are rejected (`tenant_denied`).
+    Deny,
+}
+
+impl Config {
+    /// What every tenant may do.
+    pub fn tenant_table(&self) -> Result<Table> {
+        let nobodys = Tenant::default();
+        let default = self.tenants.get(TenantId::DEFAULT).unwrap_or(&nobodys);
+        let mut listed = BTreeMap::new();
+        let read = |name: &str, tenant: &Tenant| {
+            self.policy(tenant)
+                .with_context(|| format!("failed to read `tenants.{name}`"))
+        };
+        listed.insert(
+            TenantId::default(),
+            Arc::new(read(TenantId::DEFAULT, default)?),
+        );
+        for (name, tenant) in &self.tenants {
+            let id = TenantId::parse(name).map_err(anyhow::Error::msg)?;
+            listed.insert(id, Arc::new(read(name, tenant)?));
+        }
+        let unlisted = match self.runner.unlisted_tenants {
+            Unlisted::Deny => None,
+            Unlisted::Admit => Some(Arc::new(self.policy(&Tenant {
+                default_module: None,
+                reply_topics: Vec::new(),
+                ..default.clone()
+            })?)),
+        };
+        Ok(Table { listed, unlisted })
+    }
+
+    fn policy(&self, tenant: &Tenant) -> Result<TenantPolicy> {
+        let (limits, ours, asked) = (self.limits(), self.ceilings(), &tenant.ceilings);
+        let below = |name, asked: Option<u64>, most: u64| {
+            let value = asked.unwrap_or(most);
+            ensure!(
+                (1..=most).contains(&value),
+                "`ceilings.{name}` must be from 1 to the runner's {most}, got {value}"
+            );
+            Ok(value)
+        };
+        let ceilings = LimitValues {
+            fuel: below("fuel", asked.fuel, ours.fuel)?,
+            memory_bytes: below("memory_bytes", asked.memory_bytes, ours.memory_bytes)?,
+            timeout_ms: below("timeout_ms", asked.timeout_ms, ours.timeout_ms)?,
+            output_bytes: below("output_bytes", asked.output_bytes, ours.output_bytes)?,
+        };
+        let packet = u64::from(self.mqtt.max_packet_bytes);
+        let concurrency = tenant.concurrency.unwrap_or(self.runner.concurrency);
+        for (name, value, range) in [
+            ("concurrency", concurrency as u64, 1..=u64::MAX),
+            ("weight", tenant.weight.into(), 1..=1000),
+            ("max_priority", tenant.max_priority.into(), 0..=9),
+            ("budget_window_s", tenant.budget_window_s, 1..=31 * 86_400),
+            ("fuel_budget", tenant.fuel_budget.unwrap_or(1), 1..=u64::MAX),
+            ("burst", tenant.burst.unwrap_or(1).into(), 1..=1_000_000),
+            ("prefetch", tenant.prefetch.unwrap_or(1).into(), 1..=65_535),
+        ] {
+            let (least, most) = (*range.start(), *range.end());
+            ensure!(
+                range.contains(&value),
+                "`{name}` must be from {least} to {most}, got {value}"
+            );
+        }
+        let rate = tenant.rate_per_s.map(|per_second| {
+            ensure!(
+                (0.001..=1e6).contains(&per_second),
+                "`rate_per_s` must be from 0.001 to 1000000, got {per_second}"
+            );
+            // A second's worth at once, and one task in any case.
+            let burst = tenant.burst.map_or(per_second.max(1.0), f64::from);
+            Ok(Rate { per_second, burst })
+        });
+        let budget = tenant.fuel_budget.map(|fuel| Budget {
+            fuel,
+            window: Duration::from_secs(tenant.budget_window_s),
+        });
+        let patterns = tenant.modules.iter().map(|text| ModulePattern::parse(text));
+        let default_module = tenant.default_module.as_deref().map(ModuleRef::parse);
+        Ok(TenantPolicy {
+            limits: LimitValues {
+                fuel: limits.fuel.min(ceilings.fuel),
+                memory_bytes: limits.memory_bytes.min(ceilings.memory_bytes),
+                timeout_ms: limits.timeout_ms.min(ceilings.timeout_ms),
+                output_bytes: limits.output_bytes.min(ceilings.output_bytes),
+            },
+            ceilings,
+            module_bytes: below("module_bytes", asked.module_bytes, self.modules.max_bytes)?,
+            envelope_bytes: below("envelope_bytes", asked.envelope_bytes, packet)?,
+            concurrency: concurrency.min(self.runner.concurrency),
+            prefetch: tenant.prefetch.unwrap_or_else(|| self.prefetch()),
+            max_kept: tenant.max_kept.unwrap_or(self.journal.max_kept),
+            weight: tenant.weight,
+            max_priority: tenant.max_priority,
+            rate: rate.transpose()?,
+            budget,
+            over_quota: tenant.over_quota,
+            modules: patterns
+                .collect::<Result<_, _>>()
+                .map_err(anyhow::Error::msg)?,
+            sources: tenant.sources.clone(),
+            default_module: default_module.transpose().map_err(anyhow::Error::msg)?,
+            reply_topics: tenant
+                .reply_topics
+                .iter()
+                .map(|filter| check_filter(filter))
+                .collect::<Result<_>>()?,
+        })
+    }
+}
+
+/// An MQTT filter, neither shared nor of the broker's own topics.
+fn check_filter(filter: &str) -> Result<String> {
+    let levels: Vec<&str> = filter.split('/').collect();
+    let well_formed = levels.iter().enumerate().all(|(at, level)| match *level {
+        "#" => at + 1 == levels.len(),
+        "+" => true,
+        level => !level.contains(['+', '#', '\0']),
+    });
+    ensure!(
+        well_formed && (1..=256).contains(&filter.len()) && !filter.starts_with('$'),
+        "`reply_topics` holds MQTT filters of at most 256 bytes, not `$…`, got {filter:?}"
+    );
+    Ok(filter.to_owned())
+}
