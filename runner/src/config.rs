@@ -57,7 +57,6 @@ impl Config {
     pub fn validate(&self) -> Result<()> {
         self.address()?;
         self.topics()?;
-        self.tenant_table()?;
         ensure!(
             (1..=MAX_GUESTS).contains(&self.runner.concurrency),
             "`runner.concurrency` must be from 1 to {MAX_GUESTS}, got {}",
@@ -109,7 +108,9 @@ impl Config {
             "`retry.factor` must be from 1 to 100, got {}",
             self.retry.factor
         );
-        self.validate_limits()
+        self.validate_limits()?;
+        self.tenant_table()?;
+        Ok(())
     }
 
     fn validate_limits(&self) -> Result<()> {

@@ -13,7 +13,7 @@ fn policy() -> TenantPolicy {
     let mut config = Config::default();
     config.limits.fuel = 10;
     config.ceilings.fuel = 100;
-    let modules = vec!["m".to_owned(), "oci*".to_owned()];
+    let modules = vec!["m".to_owned(), "oci://r/m:1".to_owned()];
     config
         .tenants
         .entry("default".to_owned())
@@ -71,6 +71,12 @@ fn verdicts() {
             r#"{"module":"oci://r/m:1"}"#,
             Status::Rejected,
             ErrorCode::Unsupported,
+        ),
+        (
+            "task_queue",
+            r#"{"module":"n"}"#,
+            Status::Rejected,
+            ErrorCode::TenantDenied,
         ),
         (
             "task_queue",

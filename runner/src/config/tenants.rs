@@ -115,7 +115,9 @@ impl Config {
             Arc::new(read(TenantId::DEFAULT, default)?),
         );
         for (name, tenant) in &self.tenants {
-            let id = TenantId::parse(name).map_err(anyhow::Error::msg)?;
+            let id = TenantId::parse(name)
+                .map_err(anyhow::Error::msg)
+                .with_context(|| format!("failed to read `tenants.{name}`"))?;
             listed.insert(id, Arc::new(read(name, tenant)?));
         }
         let unlisted = match self.runner.unlisted_tenants {
