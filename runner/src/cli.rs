@@ -9,6 +9,7 @@ mod demo;
 mod inspect;
 mod outcome;
 mod push;
+mod reload;
 mod report;
 mod run;
 mod serve;

@@ -10,6 +10,7 @@ mod client;
 mod embedded_broker;
 mod embedded_clients;
 mod embedded_queue;
+mod fairness;
 mod fake_broker;
 mod faults;
 mod faults_mosquitto;
@@ -34,6 +35,7 @@ mod rig;
 mod serve;
 mod shown;
 mod stock;
+mod tenants;
 mod transports;
 mod under_test;
 mod unfit;
@@ -122,6 +124,9 @@ tests! {
     faults_mosquitto: killed_runners, rolling_restarts, a_stopped_runner, links_cut,
         killed_broker_that_saves_every_change, killed_broker_as_installed, a_broker_that_forgets,
         cut_before_the_outcome_arrives, cut_before_the_outcomes_puback;
+    tenants: what_a_tenant_may_not, unlisted_tenants_are_denied, over_the_rate, the_configuration_is_read_again,
+        a_tenants_tasks_run_once;
+    fairness: fuel_follows_the_weights, a_flood_delays_no_neighbour;
     ledger: the_table_is_complete;
     serve: serve_push_and_submit, push_checks, no_outcome_in_time, last_will;
 }

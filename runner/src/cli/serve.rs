@@ -10,6 +10,7 @@ use tracing::{info, warn};
 
 use crate::broker::{self, Broker};
 use crate::cli::args::Connection;
+use crate::cli::reload::Reloads;
 use crate::cli::{OK, network_runtime};
 use crate::config::Config;
 use crate::runner::Runner;
@@ -19,6 +20,7 @@ use crate::runner::Runner;
 /// Takes tasks from `task_queue` (and `tenants/+/task_queue`) in a shared subscription, runs each once in a
 /// fresh sandbox, and publishes the outcomes. SIGTERM and Ctrl-C drain: nothing more is taken, what runs may
 /// finish, the rest goes back to the broker; a second signal stops at once, and loses nothing either.
+/// SIGHUP, or a change of the configuration file, reads [tenants] again.
 ///
 /// Example: wasmqtt serve --broker mqtt://127.0.0.1:1883 --modules ./modules
 #[derive(Debug, Args)]
@@ -58,6 +60,12 @@ pub(super) struct Serve {
 
 impl Serve {
     pub(super) fn run(self) -> Result<u8> {
+        let config = self.load()?;
+        network_runtime()?.block_on(self.serve(config))?;
+        Ok(OK)
+    }
+
+    fn load(&self) -> Result<Config> {
         let mut config = self.connection.load(&[
             (
                 "broker.embedded",
@@ -83,62 +91,67 @@ impl Serve {
             ),
             ("runner.slot", self.slot.map(|slot| slot.to_string())),
         ])?;
-        if let Some(module) = self.default_module {
+        if let Some(module) = &self.default_module {
             config
                 .tenants
                 .entry("default".to_owned())
                 .or_default()
-                .default_module = Some(module);
+                .default_module = Some(module.clone());
             config.validate()?;
         }
-        network_runtime()?.block_on(serve(config, self.leave))?;
-        Ok(OK)
+        Ok(config)
     }
-}
 
-async fn serve(mut config: Config, leave: bool) -> Result<()> {
-    let shutdown = Shutdown::listen()?;
-    let broker = start_broker(&mut config).await?;
-    let runner = Runner::start(&config);
-    tokio::pin!(shutdown);
-    let runner = tokio::select! {
-        runner = runner => Some(runner?),
-        () = shutdown.asked() => None,
-    };
-    if let Some(runner) = runner {
-        info!(
-            runner = runner.name(),
-            broker = config.mqtt.url,
-            group = config.mqtt.group,
-            concurrency = config.runner.concurrency,
-            "ready"
-        );
-        if leave {
-            tokio::select! {
-                left = runner.leave(&config) => left?,
-                () = shutdown.asked() => warn!("asked to stop: the slot is not given up yet"),
+    async fn serve(&self, mut config: Config) -> Result<()> {
+        let shutdown = Shutdown::listen()?;
+        let reloads = Reloads::listen()?;
+        let broker = start_broker(&mut config).await?;
+        let runner = Runner::start(&config);
+        tokio::pin!(shutdown);
+        let runner = tokio::select! {
+            runner = runner => Some(runner?),
+            () = shutdown.asked() => None,
+        };
+        if let Some(runner) = runner {
+            info!(
+                runner = runner.name(),
+                broker = config.mqtt.url,
+                group = config.mqtt.group,
+                concurrency = config.runner.concurrency,
+                "ready"
+            );
+            if self.leave {
+                tokio::select! {
+                    left = runner.leave(&config) => left?,
+                    () = shutdown.asked() => warn!("asked to stop: the slot is not given up yet"),
+                }
+                return Ok(());
             }
-            return Ok(());
+            let reloader = runner.reloader();
+            let file = self.connection.config_file();
+            let reloading = reloads.follow(&reloader, file, || self.load());
+            tokio::pin!(reloading);
+            let (drain, draining) = tokio::sync::oneshot::channel::<()>();
+            let running = runner.run(async {
+                let _ = draining.await;
+            });
+            tokio::pin!(running);
+            tokio::select! {
+                ended = &mut running => return ended,
+                () = shutdown.asked() => drop(drain),
+                () = &mut reloading => {}
+            }
+            tokio::select! {
+                ended = running => ended?,
+                // Nothing is lost: what is not acknowledged is delivered again, what is recorded is in the journal.
+                () = shutdown.asked() => warn!("asked again: stopped at once"),
+            }
         }
-        let (drain, draining) = tokio::sync::oneshot::channel::<()>();
-        let running = runner.run(async {
-            let _ = draining.await;
-        });
-        tokio::pin!(running);
-        tokio::select! {
-            ended = &mut running => return ended,
-            () = shutdown.asked() => drop(drain),
+        if let Some(broker) = broker {
+            broker.stop().await;
         }
-        tokio::select! {
-            ended = running => ended?,
-            // Nothing is lost: what is not acknowledged is delivered again, what is recorded is in the journal.
-            () = shutdown.asked() => warn!("asked again: stopped at once"),
-        }
+        Ok(())
     }
-    if let Some(broker) = broker {
-        broker.stop().await;
-    }
-    Ok(())
 }
 
 /// Starts the embedded broker if it is configured, and points the configuration at it.
@@ -146,16 +159,11 @@ async fn start_broker(config: &mut Config) -> Result<Option<Broker>> {
     if !config.broker.embedded {
         return Ok(None);
     }
+    let topics = config.topics()?;
     let settings = broker::Settings {
         address: config.broker.address,
         max_packet_bytes: config.mqtt.max_packet_bytes,
-        park: config
-            .topics()?
-            .queue_filters("x")
-            .iter()
-            .filter_map(|f| f.splitn(3, '/').nth(2))
-            .map(str::to_owned)
-            .collect(),
+        park: topics.queues().to_vec(),
         ..broker::Settings::default()
     };
     let broker = Broker::start(settings)

@@ -95,13 +95,23 @@ impl Topics {
         format!("{}runner_status/{runner}", self.root)
     }
 
-    /// The shared subscriptions through which the runners of a group take the tasks of all tenants.
-    pub fn queue_filters(&self, group: &str) -> [String; 2] {
+    /// The shared subscription through which the runners of a group take a tenant's tasks.
+    pub fn queue_filter(&self, group: &str, tenant: &TenantId) -> String {
+        format!("$share/{group}/{}", self.queue(tenant))
+    }
+
+    /// Filters of all queues.
+    pub fn queues(&self) -> [String; 2] {
         let root = &self.root;
         [
-            format!("$share/{group}/{root}task_queue"),
-            format!("$share/{group}/{root}tenants/+/task_queue"),
+            format!("{root}task_queue"),
+            format!("{root}tenants/+/task_queue"),
         ]
+    }
+
+    /// The shared subscription of every tenant's queue but the default one's.
+    pub fn others_filter(&self, group: &str) -> String {
+        format!("$share/{group}/{}tenants/+/task_queue", self.root)
     }
 
     /// Whose queue a message came on; an error says why it is nobody's.
