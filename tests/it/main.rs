@@ -17,6 +17,7 @@ mod faults_mosquitto;
 mod flow;
 mod garbage;
 mod hostile;
+mod lanes;
 mod leave;
 mod ledger;
 mod lifecycle;
@@ -124,8 +125,8 @@ tests! {
     faults_mosquitto: killed_runners, rolling_restarts, a_stopped_runner, links_cut,
         killed_broker_that_saves_every_change, killed_broker_as_installed, a_broker_that_forgets,
         cut_before_the_outcome_arrives, cut_before_the_outcomes_puback;
-    tenants: what_a_tenant_may_not, unlisted_tenants_are_denied, over_the_rate, the_configuration_is_read_again,
-        a_tenants_tasks_run_once;
+    tenants: what_a_tenant_may_not, unlisted_tenants_are_denied, over_the_rate, the_configuration_is_read_again;
+    lanes: lanes_are_cut, a_tenants_tasks_run_once;
     fairness: fuel_follows_the_weights, a_flood_delays_no_neighbour;
     ledger: the_table_is_complete;
     serve: serve_push_and_submit, push_checks, no_outcome_in_time, last_will;
@@ -135,6 +136,7 @@ tests! {
 const NEED_MOSQUITTO: &[&str] = &[
     "embedded_clients",
     "faults_mosquitto",
+    "lanes",
     "leave",
     "mosquitto",
     "poison",

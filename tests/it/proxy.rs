@@ -63,6 +63,8 @@ struct Links {
     stalled: watch::Sender<Stall>,
     /// Counts the cuts.
     cuts: watch::Sender<usize>,
+    /// The number of the connection that is to end.
+    cut_one: watch::Sender<Option<usize>>,
     /// Counts the half-closes, by way.
     half_closes: [watch::Sender<usize>; 2],
     shut: watch::Sender<bool>,
@@ -90,6 +92,7 @@ impl Proxy {
             tap: Box::new(tap),
             stalled: watch::Sender::new(Stall::Nothing),
             cuts: watch::Sender::new(0),
+            cut_one: watch::Sender::new(None),
             half_closes: [watch::Sender::new(0), watch::Sender::new(0)],
             shut: watch::Sender::new(false),
             delay_ms: AtomicU64::new(0),
@@ -111,6 +114,11 @@ impl Proxy {
     /// Ends every connection.
     pub(crate) fn cut(&self) {
         self.links.cuts.send_modify(|cuts| *cuts += 1);
+    }
+
+    /// Ends one connection, by its number.
+    pub(crate) fn cut_one(&self, number: usize) {
+        self.links.cut_one.send_replace(Some(number));
     }
 
     /// Ends one direction of every connection; the other goes on until somebody ends it.
@@ -168,6 +176,7 @@ async fn accept(listener: TcpListener, links: Arc<Links>) {
 
 async fn carry(client: TcpStream, number: usize, links: Arc<Links>) {
     let mut cuts = links.cuts.subscribe();
+    let mut cut_one = links.cut_one.subscribe();
     // A broker that is away ends the connection.
     let Ok(broker) = TcpStream::connect(links.broker).await else {
         return;
@@ -181,6 +190,7 @@ async fn carry(client: TcpStream, number: usize, links: Arc<Links>) {
         () = forward(&links, number, Way::ToBroker, from_client, to_broker) => {}
         () = forward(&links, number, Way::ToClient, from_broker, to_client) => {}
         _ = cuts.changed() => {}
+        _ = cut_one.wait_for(|cut| *cut == Some(number)) => {}
     }
 }
 

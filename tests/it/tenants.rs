@@ -1,6 +1,5 @@
 //! Tenants: what each may do, lanes, quotas, and a configuration that changes under a running runner.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -284,40 +283,4 @@ pub(crate) async fn the_configuration_is_read_again() {
     serve.logs("unlisted=false").await;
     ear.publisher.close().await;
     serve.end().await;
-}
-
-/// The others' lane brings copies of what is on a tenant's own lane: with two runners, each task still runs once.
-pub(crate) async fn a_tenants_tasks_run_once() {
-    const TASKS: usize = 200;
-    let list = |config: &mut wasmqtt::config::Config| {
-        config.tenants.insert("acme".to_owned(), Tenant::default());
-    };
-    let mut rig = Rig::with(list).await;
-    let mut config = rig.config.clone();
-    config.runner.name += "-two";
-    let second = Rig::on(config).await;
-    rig.publish(retained("tenants/acme/modules/echo", guests::ECHO))
-        .await;
-    // Until both runners are certain that acme's own lane has all.
-    sleep(Duration::from_secs(6)).await;
-    for number in 0..TASKS {
-        let task = json!({"id": number.to_string(), "module": "echo", "input": "x"});
-        rig.publish(Message::new("tenants/acme/task_queue", task.to_string()))
-            .await;
-    }
-    let mut runners = BTreeMap::<String, usize>::new();
-    for number in 0..TASKS {
-        let outcome = rig.ear.outcome(&number.to_string()).await;
-        assert_eq!(outcome["status"], "succeeded", "{outcome}");
-        let runner = outcome["runner"].as_str().expect("a name").to_owned();
-        *runners.entry(runner).or_default() += 1;
-    }
-    sleep(Duration::from_millis(500)).await;
-    let again = rig
-        .ear
-        .unasked(|i| i.topic == "tenants/acme/task_completed");
-    assert!(again.is_empty(), "{} outcomes too many", again.len());
-    assert_eq!(runners.len(), 2, "{runners:?}");
-    second.end().await;
-    rig.end().await;
 }
