@@ -45,10 +45,10 @@ pub(crate) async fn lanes_are_cut() {
                 ids.push(id);
             }
             if number == 5 {
-                // Those that are still there: a connection ends once.
-                let newest = proxy.accepted();
-                let oldest = newest.saturating_sub(6);
-                proxy.cut_one(chance.among(oldest..newest));
+                let live = proxy.live();
+                if !live.is_empty() {
+                    proxy.cut_one(live[chance.among(0..live.len())]);
+                }
             }
         }
         sleep(chance.time(50..250)).await;

@@ -1,6 +1,7 @@
 //! A TCP link between a client and a broker that can be cut, half-closed, slowed, shut and stalled, can end in the
 //! middle of a packet, and shows every packet.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -72,6 +73,8 @@ struct Links {
     /// How many bytes still get through before the connection that would carry more is cut.
     bytes_left: Mutex<Option<usize>>,
     accepted: AtomicUsize,
+    /// The numbers of the connections there are.
+    live: Mutex<BTreeSet<usize>>,
 }
 
 impl Proxy {
@@ -98,6 +101,7 @@ impl Proxy {
             delay_ms: AtomicU64::new(0),
             bytes_left: Mutex::new(None),
             accepted: AtomicUsize::new(0),
+            live: Mutex::default(),
         });
         let accepting = tokio::spawn(accept(listener, links.clone()));
         Proxy {
@@ -151,6 +155,15 @@ impl Proxy {
         self.links.stalled.send_replace(stall);
     }
 
+    /// The numbers of the connections there are.
+    pub(crate) fn live(&self) -> Vec<usize> {
+        let live = self.links.live.lock();
+        live.unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .copied()
+            .collect()
+    }
+
     /// How many connections were made so far.
     pub(crate) fn accepted(&self) -> usize {
         self.links.accepted.load(Ordering::Relaxed)
@@ -170,7 +183,13 @@ async fn accept(listener: TcpListener, links: Arc<Links>) {
             continue;
         }
         let number = links.accepted.fetch_add(1, Ordering::Relaxed);
-        connections.spawn(carry(client, number, links.clone()));
+        let links = links.clone();
+        connections.spawn(async move {
+            let live = || links.live.lock().unwrap_or_else(PoisonError::into_inner);
+            live().insert(number);
+            carry(client, number, links.clone()).await;
+            live().remove(&number);
+        });
     }
 }
 
