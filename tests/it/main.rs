@@ -35,6 +35,7 @@ mod restart;
 mod rig;
 mod serve;
 mod shown;
+mod smith;
 mod stock;
 mod tenants;
 mod transports;
@@ -127,6 +128,7 @@ tests! {
         cut_before_the_outcome_arrives, cut_before_the_outcomes_puback;
     tenants: what_a_tenant_may_not, unlisted_tenants_are_denied, over_the_rate, the_configuration_is_read_again;
     lanes: lanes_are_cut, a_tenants_tasks_run_once;
+    smith: made_up_modules_disturb_nobody;
     fairness: fuel_follows_the_weights, a_flood_delays_no_neighbour;
     ledger: the_table_is_complete;
     serve: serve_push_and_submit, push_checks, no_outcome_in_time, last_will;
