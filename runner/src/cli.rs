@@ -4,6 +4,7 @@ mod args;
 mod bench;
 mod cancel;
 mod check;
+mod compile;
 mod dead_letter;
 mod demo;
 mod inspect;
@@ -22,6 +23,7 @@ use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use crate::broker;
+use crate::modules::jail;
 
 /// It worked; for `run`, `submit` and `outcome`: the task succeeded; for `cancel`: it was canceled.
 pub const OK: u8 = 0;
@@ -72,6 +74,8 @@ enum Command {
     Bench(bench::Bench),
     DeadLetter(dead_letter::DeadLetters),
     Check(check::Check),
+    #[command(hide = true, name = jail::SUBCOMMAND)]
+    Compile(compile::Compile),
 }
 
 /// Parses the arguments and runs the command.
@@ -90,6 +94,7 @@ pub fn main() -> ExitCode {
         Command::Bench(command) => command.run(),
         Command::DeadLetter(command) => command.run(),
         Command::Check(command) => command.run(),
+        Command::Compile(command) => command.run(),
     };
     match done {
         Ok(code) => ExitCode::from(code),

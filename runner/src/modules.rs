@@ -4,10 +4,14 @@
 //! content once, however many tasks ask at the same moment.
 
 pub mod artifacts;
+pub mod cost;
+pub mod jail;
 pub mod structure;
 
 mod directory;
+mod loader;
 mod retained;
+mod turns;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,14 +19,13 @@ use std::time::Duration;
 
 use anyhow::Result;
 use bytes::Bytes;
-use moka::future::Cache;
 use sha2::{Digest as _, Sha256};
-use tokio::sync::Semaphore;
-use tracing::{info, warn};
 
 use crate::envelope::topics::Topics;
 use crate::modules::artifacts::Artifacts;
 use crate::modules::directory::Directory;
+use crate::modules::jail::Compiler;
+use crate::modules::loader::Loader;
 use crate::modules::retained::Retained;
 use crate::mqtt::{Deliveries, Publisher};
 use crate::sandbox::engine::Engine;
@@ -39,8 +42,6 @@ pub struct Module {
     pub digest: Digest,
     /// Compiled and linked.
     pub prepared: Arc<Prepared>,
-    /// Where the compiled code came from when it was loaded.
-    loaded: CacheHit,
 }
 
 /// A module's bytes and their hash.
@@ -65,25 +66,18 @@ impl Content {
 
 /// Finds, compiles and keeps modules.
 pub struct ModuleStore {
-    engine: Arc<Engine>,
     directory: Option<Directory>,
     retained: Option<Retained>,
-    artifacts: Option<Arc<Artifacts>>,
-    compiled: Cache<Digest, Module>,
-    /// One compilation at a time: Cranelift uses every core for one.
-    compiling: Arc<Semaphore>,
+    loader: Loader,
 }
 
 impl ModuleStore {
     /// A store with no source yet that keeps `cached` compiled modules in memory.
-    pub fn new(engine: Arc<Engine>, cached: u64) -> ModuleStore {
+    pub fn new(engine: Arc<Engine>, compiler: Compiler, cached: u64) -> ModuleStore {
         ModuleStore {
-            engine,
             directory: None,
             retained: None,
-            artifacts: None,
-            compiled: Cache::new(cached),
-            compiling: Arc::new(Semaphore::new(1)),
+            loader: Loader::new(engine, compiler, cached),
         }
     }
 
@@ -105,9 +99,14 @@ impl ModuleStore {
         self
     }
 
-    /// Adds a folder for compiled modules.
-    pub fn with_artifacts(mut self, folder: &Path) -> Result<ModuleStore> {
-        self.artifacts = Some(Arc::new(Artifacts::open(folder, &self.engine)?));
+    /// Adds a folder for compiled modules; without a path, one that goes with the store.
+    pub fn with_artifacts(mut self, folder: Option<&Path>) -> Result<ModuleStore> {
+        let engine = self.loader.engine();
+        let artifacts = match folder {
+            Some(folder) => Artifacts::open(folder, engine)?,
+            None => Artifacts::temporary(engine)?,
+        };
+        self.loader.keep_in(artifacts);
         Ok(self)
     }
 
@@ -125,7 +124,7 @@ impl ModuleStore {
             let why = format!("module {digest} has {bytes} bytes, of at most {most}");
             return Err(TaskError::new(ErrorCode::ModuleTooCostly, why));
         }
-        self.compiled(content).await
+        self.loader.load(tenant, &policy.compile, content).await
     }
 
     async fn content(
@@ -216,41 +215,6 @@ impl ModuleStore {
         let directory = self.directory.as_ref();
         directory.filter(|_| policy.sources.contains(&Source::Directory))
     }
-
-    async fn compiled(&self, content: Content) -> Result<(Module, CacheHit), TaskError> {
-        let digest = content.digest;
-        if let Some(module) = self.compiled.get(&digest).await {
-            return Ok((module, CacheHit::Memory));
-        }
-        // Whoever asks meanwhile waits for this one.
-        let entry = self
-            .compiled
-            .entry(digest)
-            .or_try_insert_with(self.load(content))
-            .await;
-        let entry = entry.map_err(|error: Arc<TaskError>| (*error).clone())?;
-        let hit = if entry.is_fresh() {
-            entry.value().loaded
-        } else {
-            CacheHit::Memory
-        };
-        Ok((entry.into_value(), hit))
-    }
-
-    async fn load(&self, content: Content) -> Result<Module, TaskError> {
-        let permit = self.compiling.clone().acquire_owned().await;
-        let (engine, artifacts) = (self.engine.clone(), self.artifacts.clone());
-        let loaded = tokio::task::spawn_blocking(move || {
-            let _permit = permit;
-            load_blocking(&engine, artifacts.as_deref(), &content)
-        });
-        loaded.await.unwrap_or_else(|died| {
-            Err(TaskError::new(
-                ErrorCode::Internal,
-                format!("compiling failed: {died}"),
-            ))
-        })
-    }
 }
 
 /// Checks, compiles and links a module without any cache: what `push` and `run` do, and what the runner does
@@ -259,34 +223,6 @@ pub fn compile(engine: &Engine, bytes: &[u8]) -> Result<Prepared, TaskError> {
     structure::check(bytes)?;
     let component = engine.compile(bytes).map_err(invalid)?;
     Prepared::new(engine, &component)
-}
-
-fn load_blocking(
-    engine: &Engine,
-    artifacts: Option<&Artifacts>,
-    content: &Content,
-) -> Result<Module, TaskError> {
-    structure::check(&content.bytes)?;
-    let digest = content.digest;
-    let module = |prepared, loaded| Module {
-        digest,
-        prepared: Arc::new(prepared),
-        loaded,
-    };
-    if let Some(component) = artifacts.and_then(|artifacts| artifacts.load(engine, &digest)) {
-        return Ok(module(Prepared::new(engine, &component)?, CacheHit::Disk));
-    }
-    let started = std::time::Instant::now();
-    let component = engine.compile(&content.bytes).map_err(invalid)?;
-    info!(%digest, bytes = content.bytes.len(), took = ?started.elapsed(), "module compiled");
-    // Kept before it is linked: what compiles but does not fit is not compiled again for the next task.
-    if let Some(artifacts) = artifacts
-        && let Err(error) = artifacts.store(&digest, &component)
-    {
-        warn!(%digest, error = format!("{error:#}"), "compiled module not cached on disk");
-    }
-    let prepared = Prepared::new(engine, &component)?;
-    Ok(module(prepared, CacheHit::Compiled))
 }
 
 fn invalid(why: anyhow::Error) -> TaskError {

@@ -2,6 +2,8 @@
 //!
 //! Pure but for the lock: who asks gets a value that does not change while a task runs under it.
 
+pub mod compile;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -11,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::task::limits::LimitValues;
 use crate::task::tenant::TenantId;
 use crate::task::{ModuleName, ModuleRef};
+use crate::tenants::compile::CompileLimits;
 
 /// What one tenant may do.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,6 +24,8 @@ pub struct TenantPolicy {
     pub ceilings: LimitValues,
     /// The largest module, in bytes.
     pub module_bytes: u64,
+    /// What compiling a module may cost.
+    pub compile: CompileLimits,
     /// The largest task as it comes, in bytes of payload.
     pub envelope_bytes: u64,
     /// Guests at one time.

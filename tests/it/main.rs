@@ -4,6 +4,7 @@
 //! the lints refuse.
 
 mod batch;
+mod bombs;
 mod check;
 mod cli;
 mod client;
@@ -110,6 +111,7 @@ tests! {
     poison: nobody_can_poison_the_connection;
     pressure: endless_loops_delay_nobody;
     garbage: garbage;
+    bombs: the_corpus, the_jail_alone, a_failure_is_remembered, the_jail_is_bare, a_killed_compiler;
     modules: from_a_folder, a_published_module_does_not_shadow_the_folder, from_the_retained_topic, never_published,
         pinned_by_digest, by_digest_from_a_folder, what_is_no_module, a_cold_module_is_compiled_once, the_cache_folder,
         an_open_cache_folder_is_refused, a_missing_module_folder_is_refused;

@@ -8,6 +8,7 @@ use tokio::task::JoinHandle;
 use wasmqtt::broker::{Broker, Settings};
 use wasmqtt::config::Config;
 use wasmqtt::envelope::{Inbound, Message, Properties};
+use wasmqtt::modules::jail::Compiler;
 use wasmqtt::mqtt::settings::{Address, Settings as Connection};
 use wasmqtt::mqtt::{self, Deliveries, Publisher};
 use wasmqtt::runner::Runner;
@@ -127,6 +128,7 @@ pub(crate) fn config(url: &str) -> Config {
     config.runner.name = format!("test-{}", std::process::id());
     config.runner.concurrency = 4;
     config.modules.cache_directory = None;
+    config.modules.compiler = Compiler::Jail(env!("CARGO_BIN_EXE_wasmqtt-under-test").into());
     config.journal.directory = None;
     config
 }

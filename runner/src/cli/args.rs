@@ -9,6 +9,7 @@ use bytes::Bytes;
 use clap::Args;
 
 use crate::config::{self, Config};
+use crate::modules::jail::Compiler;
 use crate::task::limits::RequestedLimits;
 use crate::task::tenant::TenantId;
 
@@ -31,7 +32,9 @@ impl Connection {
         for (key, value) in [("mqtt.url", self.broker.clone())].iter().chain(more) {
             flags.extend(value.clone().map(|value| (*key, value)));
         }
-        config::load(self.config.as_deref(), std::env::vars(), &flags)
+        let mut config = config::load(self.config.as_deref(), std::env::vars(), &flags)?;
+        config.modules.compiler = Compiler::jail();
+        Ok(config)
     }
 
     pub(super) fn config_file(&self) -> Option<&Path> {

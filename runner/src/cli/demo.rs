@@ -16,6 +16,7 @@ use crate::client::{Client, Update};
 use crate::config::Config;
 use crate::envelope::Message;
 use crate::envelope::answer::Request;
+use crate::modules::jail::Compiler;
 use crate::runner::Runner;
 use crate::runner::start::base_settings;
 use crate::task::ModuleName;
@@ -57,6 +58,7 @@ async fn demo() -> Result<usize> {
     config.mqtt.session_expiry_s = 0;
     config.runner.name = "demo".to_owned();
     config.modules.cache_directory = None;
+    config.modules.compiler = Compiler::jail();
     config.journal.directory = None;
     let runner = Runner::start(&config).await?;
     let (stop, stopped) = oneshot::channel::<()>();

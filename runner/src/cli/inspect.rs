@@ -6,8 +6,8 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
 use crate::cli::{FAILED, OK};
-use crate::modules::Content;
 use crate::modules::structure::{self, Need};
+use crate::modules::{Content, cost};
 
 /// Show what a module is: shape, exports, imports and what each needs, size, digest
 ///
@@ -46,6 +46,7 @@ impl Inspect {
                 "shape": structure.shape.as_str(),
                 "exports": structure.exports,
                 "imports": imports,
+                "cost": cost::count(&content.bytes).ok(),
                 "runs": verdict.is_none(),
                 "error": verdict.as_ref().map(ToString::to_string),
             });

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::tenants::Unlisted;
 use crate::journal::Durability;
+use crate::modules::jail::Compiler;
 use crate::mqtt::settings::AckOrder;
 use crate::recurring::Missed;
 use crate::task::tenant::TenantId;
@@ -184,6 +185,9 @@ pub struct Modules {
     pub cache_directory: Option<PathBuf>,
     /// Compiled modules in memory.
     pub cached: u64,
+    /// Where they are compiled: not a key, but what the program that starts a runner knows.
+    #[serde(skip)]
+    pub compiler: Compiler,
 }
 
 impl Default for Modules {
@@ -195,6 +199,7 @@ impl Default for Modules {
             max_bytes: 64 << 20,
             cache_directory: cache_directory(),
             cached: 1_000,
+            compiler: Compiler::default(),
         }
     }
 }

@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::task::ModuleRef;
 use crate::task::limits::LimitValues;
 use crate::task::tenant::TenantId;
+use crate::tenants::compile::CompileLimits;
 use crate::tenants::{Budget, ModulePattern, OverQuota, Rate, Source, Table, TenantPolicy};
 
 /// `[tenants.NAME]`
@@ -21,6 +22,8 @@ pub struct Tenant {
     pub default_module: Option<String>,
     /// The most that a task may ask for, below `[ceilings]`.
     pub ceilings: TenantCeilings,
+    /// What compiling a module may cost.
+    pub compile: CompileLimits,
     /// Guests at one time; the runner's when absent.
     pub concurrency: Option<usize>,
     /// Unanswered tasks on this tenant's lane; the runner's when absent.
@@ -54,6 +57,7 @@ impl Default for Tenant {
         Tenant {
             default_module: None,
             ceilings: TenantCeilings::default(),
+            compile: CompileLimits::default(),
             concurrency: None,
             prefetch: None,
             max_kept: None,
@@ -188,6 +192,7 @@ impl Config {
             },
             ceilings,
             module_bytes: below("module_bytes", asked.module_bytes, self.modules.max_bytes)?,
+            compile: check_compile(tenant.compile)?,
             envelope_bytes: below("envelope_bytes", asked.envelope_bytes, packet)?,
             concurrency: concurrency.min(self.runner.concurrency),
             prefetch: tenant.prefetch.unwrap_or_else(|| self.prefetch()),
@@ -209,6 +214,25 @@ impl Config {
                 .collect::<Result<_>>()?,
         })
     }
+}
+
+/// Refuses what no module could be compiled under, or what would overflow.
+fn check_compile(limits: CompileLimits) -> Result<CompileLimits> {
+    for (name, value, least, most) in [
+        ("cpu_s", limits.cpu_s, 1, 86_400),
+        ("wall_s", limits.wall_s, 1, 86_400),
+        ("memory_bytes", limits.memory_bytes, 64 << 20, 1 << 40),
+        ("artifact_bytes", limits.artifact_bytes, 1 << 20, 1 << 32),
+        // Both are numbers of 32 bits in a module.
+        ("functions", limits.functions, 1, u32::MAX.into()),
+        ("nesting", limits.nesting, 1, u32::MAX.into()),
+    ] {
+        ensure!(
+            (least..=most).contains(&value),
+            "`compile.{name}` must be from {least} to {most}, got {value}"
+        );
+    }
+    Ok(limits)
 }
 
 /// An MQTT filter, neither shared nor of the broker's own topics.

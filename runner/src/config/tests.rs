@@ -1,6 +1,7 @@
 use std::io::Write as _;
 
 use super::*;
+use crate::tenants::compile::CompileLimits;
 
 fn load_from(file: &str, environment: &[(&str, &str)], flags: &[(&str, &str)]) -> Result<Config> {
     let mut path = tempfile::NamedTempFile::new().expect("a file");
@@ -146,11 +147,20 @@ fn the_example_documents_every_key() {
             "`tenants.NAME.{key}` is not in examples/wasmqtt.toml"
         );
     }
+    for key in tenant["compile"].as_object().expect("keys").keys() {
+        assert!(
+            documented["tenants"]["default"]["compile"]
+                .get(key)
+                .is_some(),
+            "`tenants.NAME.compile.{key}` is not in examples/wasmqtt.toml"
+        );
+    }
     let read: Config = serde_json::from_value(documented).expect("every documented key exists");
     assert_eq!(
         (read.limits, read.ceilings),
         (DefaultLimits::default(), Ceilings::default())
     );
+    assert_eq!(read.tenants["default"].compile, CompileLimits::default());
     assert_eq!(
         (
             read.mqtt.group,

@@ -6,13 +6,14 @@
 
 use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::io::{Read as _, Write as _};
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
+use tempfile::{NamedTempFile, TempDir};
 use tracing::warn;
 use wasmtime::component::Component;
 
@@ -25,6 +26,8 @@ const CODE_BYTES: usize = 32;
 /// A folder of compiled modules.
 pub struct Artifacts {
     folder: PathBuf,
+    /// Removes the folder in the end, if it is ours alone.
+    _temporary: Option<TempDir>,
     key: [u8; KEY_BYTES],
     /// Of wasmtime's version and every setting that shapes code: another engine's artifacts are not ours.
     engine: u64,
@@ -61,8 +64,20 @@ impl Artifacts {
             .hash(&mut hasher);
         Ok(Artifacts {
             folder: folder.to_owned(),
+            _temporary: None,
             key,
             engine: hasher.finish(),
+        })
+    }
+
+    /// A folder that nobody else knows, and that goes with its owner.
+    pub fn temporary(engine: &Engine) -> Result<Artifacts> {
+        let folder =
+            TempDir::with_prefix("wasmqtt-").context("failed to create a temporary folder")?;
+        let artifacts = Artifacts::open(folder.path(), engine)?;
+        Ok(Artifacts {
+            _temporary: Some(folder),
+            ..artifacts
         })
     }
 
@@ -81,7 +96,13 @@ impl Artifacts {
         let mut bytes = Vec::new();
         let whole = file.read_to_end(&mut bytes).is_ok() && bytes.len() > CODE_BYTES;
         let (code, artifact) = bytes.split_at(CODE_BYTES.min(bytes.len()));
-        if !whole || self.mac(digest, artifact).verify_slice(code).is_err() {
+        if !whole
+            || self
+                .mac(digest)
+                .chain_update(artifact)
+                .verify_slice(code)
+                .is_err()
+        {
             warn!(path = %path.display(), "compiled module is not as we wrote it: compiling again");
             // Whatever it is, it must not be found again.
             let _ = fs::remove_file(&path);
@@ -96,16 +117,43 @@ impl Artifacts {
         }
     }
 
-    /// Keeps a compiled module. Another runner may do the same at the same time: the rename is atomic.
+    /// Keeps a module that was compiled in this process.
     pub fn store(&self, digest: &Digest, component: &Component) -> Result<()> {
-        let artifact = component.serialize()?;
-        let code = self.mac(digest, &artifact).finalize().into_bytes();
-        let mut file =
-            tempfile::NamedTempFile::new_in(&self.folder).context("failed to create a file")?;
-        file.write_all(&code)
-            .and_then(|()| file.write_all(&artifact))
+        let mut draft = self.draft()?;
+        draft
+            .write_all(&component.serialize()?)
             .context("failed to write")?;
-        file.persist(self.path(digest))
+        self.keep(digest, draft)
+    }
+
+    /// A file for a compiled module, to be written from where it stands.
+    pub fn draft(&self) -> Result<NamedTempFile> {
+        let mut draft = NamedTempFile::new_in(&self.folder)
+            .context("failed to create a file in the cache folder")?;
+        draft
+            .write_all(&[0; CODE_BYTES])
+            .context("failed to write")?;
+        Ok(draft)
+    }
+
+    /// Keeps what was written to a draft. Another runner may do the same at the same time: the rename is atomic.
+    pub fn keep(&self, digest: &Digest, mut draft: NamedTempFile) -> Result<()> {
+        let file = draft.as_file_mut();
+        let mut mac = self.mac(digest);
+        file.seek(SeekFrom::Start(CODE_BYTES as u64))?;
+        let mut chunk = vec![0; 64 << 10];
+        loop {
+            let read = file.read(&mut chunk).context("failed to read")?;
+            if read == 0 {
+                break;
+            }
+            mac.update(&chunk[..read]);
+        }
+        file.seek(SeekFrom::Start(0))?;
+        file.write_all(&mac.finalize().into_bytes())
+            .context("failed to write")?;
+        draft
+            .persist(self.path(digest))
             .context("failed to rename")?;
         Ok(())
     }
@@ -115,12 +163,11 @@ impl Artifacts {
             .join(format!("{}-{:016x}.cwasm", digest.hex(), self.engine))
     }
 
-    fn mac(&self, digest: &Digest, artifact: &[u8]) -> Hmac<Sha256> {
+    fn mac(&self, digest: &Digest) -> Hmac<Sha256> {
         #[expect(clippy::expect_used, reason = "HMAC takes keys of any length")]
         let mut mac = Hmac::<Sha256>::new_from_slice(&self.key).expect("a key");
         mac.update(digest.hex().as_bytes());
         mac.update(&self.engine.to_le_bytes());
-        mac.update(artifact);
         mac
     }
 }
@@ -129,7 +176,8 @@ impl Artifacts {
 ///
 /// `Component::deserialize` runs whatever code the bytes hold. These bytes carried an authentication code
 /// under a key that only this user can read, over a folder that only this user can write, bound to this
-/// engine's version and settings: they are what `Component::serialize` gave us.
+/// engine's version and settings: they are what the
+/// compiler gave us, in this process or in its jail.
 #[expect(unsafe_code, reason = "the API for loading our own compiled artifact")]
 fn deserialize(engine: &Engine, artifact: &[u8]) -> Result<Component> {
     // SAFETY: see above.

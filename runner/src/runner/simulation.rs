@@ -16,6 +16,7 @@ use super::*;
 use crate::envelope::{Inbound, Message, Properties};
 use crate::journal::index::Seen;
 use crate::journal::record::Key;
+use crate::modules::jail::Compiler;
 use crate::mqtt::{Command, Delivery, Published, made_up};
 use crate::runner::start::open_journal;
 use crate::sandbox::engine::{Engine, Sizes};
@@ -64,7 +65,7 @@ impl Machine {
             memory_bytes: 64 << 20,
         };
         let engine = Arc::new(Engine::new(sizes).expect("an engine"));
-        let modules = ModuleStore::new(engine.clone(), 100);
+        let modules = ModuleStore::new(engine.clone(), Compiler::InProcess, 100);
         let modules = modules.with_directory(folder.path()).expect("modules");
         Machine {
             sandbox: Arc::new(Sandbox::new(engine, 2).expect("a sandbox")),

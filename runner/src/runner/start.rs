@@ -183,12 +183,11 @@ fn module_store(
     engine: Arc<Engine>,
     topics: &Topics,
 ) -> Result<(ModuleStore, Option<Publisher>)> {
-    let mut modules = ModuleStore::new(engine, config.modules.cached);
+    let compiler = config.modules.compiler.clone();
+    let mut modules = ModuleStore::new(engine, compiler, config.modules.cached)
+        .with_artifacts(config.modules.cache_directory.as_deref())?;
     if let Some(folder) = &config.modules.directory {
         modules = modules.with_directory(folder)?;
-    }
-    if let Some(folder) = &config.modules.cache_directory {
-        modules = modules.with_artifacts(folder)?;
     }
     if !config.modules.published {
         return Ok((modules, None));

@@ -81,6 +81,17 @@ impl Engine {
     }
 }
 
+/// Compiles a component's bytes to what an [`Engine`] loads, on this thread alone and without a pool.
+pub(crate) fn precompile(bytes: &[u8]) -> Result<Vec<u8>> {
+    Ok(compiler()?.precompile_component(bytes)?)
+}
+
+fn compiler() -> Result<wasmtime::Engine> {
+    let mut config = code_config();
+    config.parallel_compilation(false);
+    Ok(wasmtime::Engine::new(&config)?)
+}
+
 /// Ticks until a guest with this timeout is stopped by the epoch clock.
 pub(super) fn ticks(timeout_ms: u64) -> u64 {
     (timeout_ms / TICK.as_millis() as u64).saturating_add(GRACE_TICKS)
@@ -110,9 +121,15 @@ fn config(sizes: Sizes) -> Config {
         .pagemap_scan(Enabled::Auto)
         .decommit_batch_size(16);
 
+    let mut config = code_config();
+    config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+    config
+}
+
+/// All that shapes machine code, and nothing of where it runs.
+fn code_config() -> Config {
     let mut config = Config::new();
     config
-        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool))
         .consume_fuel(true)
         .epoch_interruption(true)
         .max_wasm_stack(512 << 10)
@@ -126,7 +143,7 @@ fn config(sizes: Sizes) -> Config {
         .wasm_component_model(true)
         .wasm_tail_call(true)
         .wasm_memory64(false)
-        .wasm_multi_memory(false)
+        .wasm_multi_memory(true)
         .wasm_relaxed_simd(false)
         .wasm_wide_arithmetic(false)
         .wasm_custom_page_sizes(false)
@@ -161,5 +178,31 @@ impl Epochs {
 impl Drop for Epochs {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
+    use super::*;
+
+    /// Else what the compiler's process makes could not be loaded.
+    #[test]
+    fn the_compiler_makes_what_the_pool_loads() {
+        let hash = |engine: &wasmtime::Engine| {
+            let mut hasher = DefaultHasher::new();
+            engine.precompile_compatibility_hash().hash(&mut hasher);
+            hasher.finish()
+        };
+        let sizes = Sizes {
+            guests: 2,
+            memory_bytes: 256 << 20,
+        };
+        let pooled = Engine::new(sizes).expect("an engine");
+        assert_eq!(
+            hash(&compiler().expect("a compiler")),
+            hash(pooled.wasmtime())
+        );
     }
 }

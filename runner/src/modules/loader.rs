@@ -1,0 +1,211 @@
+//! Content → a compiled module: from memory, from disk, or from the compiler, one compilation at a time for each tenant.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use moka::future::Cache;
+use tokio::sync::Semaphore;
+use tracing::{info, warn};
+
+use crate::modules::artifacts::Artifacts;
+use crate::modules::jail::{self, Compiler};
+use crate::modules::turns::Turns;
+use crate::modules::{Content, Module, cost, invalid, structure};
+use crate::sandbox::engine::Engine;
+use crate::sandbox::prepared::Prepared;
+use crate::task::Digest;
+use crate::task::outcome::{CacheHit, ErrorCode, TaskError};
+use crate::task::tenant::TenantId;
+use crate::tenants::compile::CompileLimits;
+
+/// Failures that are remembered, and for how long.
+const MAX_REFUSED: u64 = 10_000;
+const REFUSED_FOR: Duration = Duration::from_secs(3600);
+
+type Loaded = Result<(Module, CacheHit), TaskError>;
+
+pub(super) struct Loader {
+    engine: Arc<Engine>,
+    compiler: Compiler,
+    artifacts: Option<Arc<Artifacts>>,
+    compiled: Cache<Digest, Module>,
+    /// What failed, and under which limits: another tenant's may be larger.
+    refused: Cache<(Digest, CompileLimits), TaskError>,
+    /// Nobody looks for the same module beside another.
+    loading: Turns<Digest>,
+    /// One module of a tenant at a time: who publishes many waits for their own.
+    compiling: Turns<TenantId>,
+    /// A core is left for whoever runs tasks.
+    compilers: Semaphore,
+}
+
+impl Loader {
+    pub(super) fn new(engine: Arc<Engine>, compiler: Compiler, cached: u64) -> Loader {
+        let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+        Loader {
+            engine,
+            compiler,
+            artifacts: None,
+            compiled: Cache::new(cached),
+            refused: Cache::builder()
+                .max_capacity(MAX_REFUSED)
+                .time_to_live(REFUSED_FOR)
+                .build(),
+            loading: Turns::default(),
+            compiling: Turns::default(),
+            compilers: Semaphore::new(cores.saturating_sub(1).max(1)),
+        }
+    }
+
+    pub(super) fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    pub(super) fn keep_in(&mut self, artifacts: Artifacts) {
+        self.artifacts = Some(Arc::new(artifacts));
+    }
+
+    pub(super) async fn load(
+        &self,
+        tenant: &TenantId,
+        limits: &CompileLimits,
+        content: Content,
+    ) -> Loaded {
+        if let Some(known) = self.known(limits, &content).await {
+            return known;
+        }
+        // What is on disk does not wait for what the tenant compiles.
+        {
+            let _one = self.loading.take(content.digest).await;
+            if let Some(found) = self.find(limits, &content).await {
+                return found;
+            }
+        }
+        let _turn = self.compiling.take(tenant.clone()).await;
+        // Another tenant may compile the very same; it is not waited for in its queue, only while it does.
+        let _one = self.loading.take(content.digest).await;
+        if let Some(found) = self.find(limits, &content).await {
+            return found;
+        }
+        let _compiler = self.compilers.acquire().await;
+        let compiled = self.compile(limits, &content).await;
+        self.remember(limits, &content, compiled).await
+    }
+
+    /// In memory, as a module or as a failure.
+    async fn known(&self, limits: &CompileLimits, content: &Content) -> Option<Loaded> {
+        if let Some(module) = self.compiled.get(&content.digest).await {
+            return Some(Ok((module, CacheHit::Memory)));
+        }
+        let refused = self.refused.get(&(content.digest, *limits)).await;
+        refused.map(Err)
+    }
+
+    /// In memory or on disk.
+    async fn find(&self, limits: &CompileLimits, content: &Content) -> Option<Loaded> {
+        if let Some(known) = self.known(limits, content).await {
+            return Some(known);
+        }
+        let (engine, content, artifacts) =
+            (self.engine.clone(), content.clone(), self.artifacts.clone());
+        let wanted = content.clone();
+        let found = blocking(move || {
+            structure::check(&wanted.bytes)?;
+            let Some(artifacts) = artifacts else {
+                return Ok(None);
+            };
+            let Some(component) = artifacts.load(&engine, &wanted.digest) else {
+                return Ok(None);
+            };
+            Ok(Some(Prepared::new(&engine, &component)?))
+        });
+        let found = found.await.transpose()?;
+        let found = found.map(|prepared| (prepared, CacheHit::Disk));
+        Some(self.remember(limits, &content, found).await)
+    }
+
+    async fn compile(
+        &self,
+        limits: &CompileLimits,
+        content: &Content,
+    ) -> Result<(Prepared, CacheHit), TaskError> {
+        let started = Instant::now();
+        let prepared = match &self.compiler {
+            Compiler::InProcess => self.compile_here(content).await?,
+            Compiler::Jail(program) => {
+                let (bytes, of_tenant) = (content.bytes.clone(), *limits);
+                blocking(move || cost::check(&bytes, &of_tenant)).await?;
+                let artifacts = self.artifacts.clone().ok_or_else(|| ours("no cache"))?;
+                let draft = artifacts.draft().map_err(ours)?;
+                jail::compile(program, &content.bytes, limits, &draft).await?;
+                let (engine, digest) = (self.engine.clone(), content.digest);
+                blocking(move || {
+                    artifacts.keep(&digest, draft).map_err(ours)?;
+                    let component = artifacts.load(&engine, &digest);
+                    let component =
+                        component.ok_or_else(|| ours("the machine code is not whole"))?;
+                    Prepared::new(&engine, &component)
+                })
+                .await?
+            }
+        };
+        info!(digest = %content.digest, bytes = content.bytes.len(), took = ?started.elapsed(), "module compiled");
+        Ok((prepared, CacheHit::Compiled))
+    }
+
+    async fn compile_here(&self, content: &Content) -> Result<Prepared, TaskError> {
+        let (engine, content) = (self.engine.clone(), content.clone());
+        let artifacts = self.artifacts.clone();
+        blocking(move || {
+            let component = engine.compile(&content.bytes).map_err(invalid)?;
+            // Kept before it is linked: what compiles but does not fit is not compiled again for the next task.
+            if let Some(artifacts) = artifacts
+                && let Err(error) = artifacts.store(&content.digest, &component)
+            {
+                warn!(digest = %content.digest, error = format!("{error:#}"), "compiled module not cached on disk");
+            }
+            Prepared::new(&engine, &component)
+        })
+        .await
+    }
+
+    async fn remember(
+        &self,
+        limits: &CompileLimits,
+        content: &Content,
+        loaded: Result<(Prepared, CacheHit), TaskError>,
+    ) -> Loaded {
+        let digest = content.digest;
+        match loaded {
+            Ok((prepared, hit)) => {
+                let prepared = Arc::new(prepared);
+                let module = Module { digest, prepared };
+                self.compiled.insert(digest, module.clone()).await;
+                Ok((module, hit))
+            }
+            Err(error) => {
+                if let ErrorCode::ModuleInvalid | ErrorCode::ModuleTooCostly = error.code {
+                    let key = (digest, *limits);
+                    self.refused.insert(key, error.clone()).await;
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, TaskError> + Send + 'static,
+) -> Result<T, TaskError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|died| Err(ours(died)))
+}
+
+/// A failure that no module caused.
+fn ours(why: impl std::fmt::Display) -> TaskError {
+    TaskError::new(
+        ErrorCode::Internal,
+        format!("failed to load a module: {why:#}"),
+    )
+}
