@@ -1,5 +1,6 @@
 //! The command line: parse, set up logging, dispatch, exit code. A file per subcommand.
 
+mod acl;
 mod args;
 mod bench;
 mod cancel;
@@ -8,6 +9,7 @@ mod dead_letter;
 mod demo;
 mod inspect;
 mod outcome;
+mod passwd;
 mod push;
 mod report;
 mod run;
@@ -71,6 +73,8 @@ enum Command {
     Bench(bench::Bench),
     DeadLetter(dead_letter::DeadLetters),
     Check(check::Check),
+    Acl(Box<acl::Acl>),
+    Passwd(passwd::Passwd),
 }
 
 /// Parses the arguments and runs the command.
@@ -89,6 +93,8 @@ pub fn main() -> ExitCode {
         Command::Bench(command) => command.run(),
         Command::DeadLetter(command) => command.run(),
         Command::Check(command) => command.run(),
+        Command::Acl(command) => command.run(),
+        Command::Passwd(command) => command.run(),
     };
     match done {
         Ok(code) => ExitCode::from(code),

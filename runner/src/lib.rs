@@ -2,6 +2,7 @@
 
 #![warn(missing_docs)]
 
+pub mod access;
 pub mod admission;
 pub mod broker;
 pub mod cli;

@@ -481,7 +481,7 @@ fn client_id(config: &Config) -> String {
 }
 
 fn client_id_of(config: &Config, runner: &str) -> String {
-    format!("wasmqtt-{}-{runner}", config.mqtt.group)
+    format!("{}{runner}", config.runner_client_ids())
 }
 
 /// A flow that panicked: its task stays unacknowledged, and is delivered again on the next connection. The journal has

@@ -8,11 +8,14 @@ use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{info, warn};
 
+use crate::access::Role;
+use crate::access::password::{self, PasswordHash};
 use crate::broker::{self, Broker};
 use crate::cli::args::Connection;
 use crate::cli::{OK, network_runtime};
 use crate::config::Config;
 use crate::runner::Runner;
+use crate::task::TaskId;
 
 /// Run tasks from a broker
 ///
@@ -146,8 +149,14 @@ async fn start_broker(config: &mut Config) -> Result<Option<Broker>> {
     if !config.broker.embedded {
         return Ok(None);
     }
+    let mut users = config.broker_users()?;
+    if !users.is_empty() && config.mqtt.username.is_none() {
+        users.push(own_user(config)?);
+    }
     let settings = broker::Settings {
         address: config.broker.address,
+        users,
+        runner_client_ids: config.runner_client_ids(),
         max_packet_bytes: config.mqtt.max_packet_bytes,
         park: config
             .topics()?
@@ -166,6 +175,22 @@ async fn start_broker(config: &mut Config) -> Result<Option<Broker>> {
     config.mqtt.session_expiry_s = 0;
     info!(address = %broker.address(), "embedded broker listens");
     Ok(Some(broker))
+}
+
+/// A user of the embedded broker for this process's own runner, which nobody else knows.
+fn own_user(config: &mut Config) -> Result<broker::User> {
+    let name = format!("runner-{}", TaskId::generate());
+    let secret = password::generate()?;
+    let user = broker::User {
+        access: config.fleet()?.access(&Role::Runner, &name),
+        // Nobody guesses 192 bits, however cheap a guess is.
+        password: PasswordHash::new(&secret, 1)?,
+        runner: true,
+        name: name.clone(),
+    };
+    (config.mqtt.username, config.mqtt.password) = (Some(name), Some(secret));
+    config.mqtt.password_file = None;
+    Ok(user)
 }
 
 /// SIGTERM and SIGINT.
