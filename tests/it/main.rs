@@ -3,6 +3,9 @@
 //! Every test is an async function that is named in the list below; one that is forgotten is dead code, which
 //! the lints refuse.
 
+mod access;
+mod access_cases;
+mod access_served;
 mod batch;
 mod check;
 mod cli;
@@ -13,6 +16,7 @@ mod embedded_queue;
 mod fake_broker;
 mod faults;
 mod faults_mosquitto;
+mod fenced;
 mod flow;
 mod garbage;
 mod hostile;
@@ -34,6 +38,7 @@ mod rig;
 mod serve;
 mod shown;
 mod stock;
+mod stranger;
 mod transports;
 mod under_test;
 mod unfit;
@@ -123,11 +128,17 @@ tests! {
         killed_broker_that_saves_every_change, killed_broker_as_installed, a_broker_that_forgets,
         cut_before_the_outcome_arrives, cut_before_the_outcomes_puback;
     ledger: the_table_is_complete;
+    access: matrix_on_mosquitto, matrix_on_the_embedded_broker;
+    access_served: tenants_on_mosquitto, tenants_on_the_embedded_broker, nobody_takes_a_runners_place_on_mosquitto,
+        nobody_takes_a_runners_place_on_the_embedded_broker, nobody_comes_in_without_a_password,
+        an_open_broker_is_refused;
     serve: serve_push_and_submit, push_checks, no_outcome_in_time, last_will;
 }
 
 /// The modules whose tests start Debian's mosquitto or its clients.
 const NEED_MOSQUITTO: &[&str] = &[
+    "access",
+    "access_served",
     "embedded_clients",
     "faults_mosquitto",
     "leave",

@@ -187,8 +187,9 @@ fn mosquitto_conf(out: &Path) -> Result<String> {
          allow_anonymous false\n\
          plugin {}\n\
          plugin_opt_config_file {}\n\
-         # By default what waits beyond 1,000 messages is dropped after a successful PUBACK.\n\
-         max_queued_messages 0\n\
+         # By default what waits beyond 1,000 messages is dropped after a successful PUBACK. Not 0, for no limit: then mosquitto\n\
+         # 2.0 closes the connection of whoever publishes what it may not.\n\
+         max_queued_messages 10000000\n\
          # What a killed broker had acknowledged is on the disk (with `persistence true`, which Debian sets).\n\
          autosave_interval 1\n\
          autosave_on_changes true\n",
