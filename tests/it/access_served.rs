@@ -80,19 +80,18 @@ async fn tenants(kind: Kind) {
         })
         .await;
     }
-    hears(&producer, "a recurring task", |topic, said| {
-        topic == "tenants/acme/task_completed" && said["labels"]["recurring"] == "tick"
-    })
-    .await;
-    let told = async {
-        while !operator
-            .heard()
-            .iter()
-            .any(|(topic, _)| topic == "runner_ended/runners")
-        {
+    let heard = async |ear: &Stranger, topic: &str, payload: Option<&[u8]>| {
+        let fits =
+            |(on, said): &(String, Vec<u8>)| on == topic && payload.is_none_or(|p| p == said);
+        while !ear.heard().iter().any(fits) {
             sleep(Duration::from_millis(20)).await;
         }
     };
+    let recurring = heard(&producer, "tenants/acme/task_completed", Some(b"tick"));
+    timeout(PATIENCE, recurring)
+        .await
+        .expect("a recurring task");
+    let told = heard(&operator, "runner_ended/runners", None);
     timeout(PATIENCE, told).await.expect("what ended is told");
     assert!(
         !fenced.serve.log().contains("refused"),
@@ -134,7 +133,7 @@ async fn last_will(kind: Kind, fenced: Fenced, operator: &Stranger) {
 }
 
 /// A configuration file with that user's credentials.
-pub(crate) fn as_user(fenced: &Fenced, user: &str) -> String {
+fn as_user(fenced: &Fenced, user: &str) -> String {
     let folder = fenced.folder.path();
     let password = folder.join("passwords").join(user);
     let path = folder.join(format!("{user}.toml"));

@@ -27,6 +27,15 @@ pub(crate) struct Fenced {
 impl Fenced {
     /// Tenants `acme`, `globex` and `default`; a runner with this much more configuration; the module `echo` for each.
     pub(crate) async fn start(kind: Kind, config: &str) -> Fenced {
+        Fenced::with(kind, config, |conf| conf).await
+    }
+
+    /// With another mosquitto.conf than was written.
+    pub(crate) async fn on_mosquitto(change: impl FnOnce(String) -> String) -> Fenced {
+        Fenced::with(Kind::Mosquitto, "", change).await
+    }
+
+    async fn with(kind: Kind, config: &str, change: impl FnOnce(String) -> String) -> Fenced {
         let folder = TempDir::new().expect("a folder");
         let name = match kind {
             Kind::Mosquitto => "mosquitto",
@@ -45,7 +54,7 @@ impl Fenced {
         let named = ["--config", path.as_str(), "--name", "edge"];
         let (serve, port, mosquitto) = match kind {
             Kind::Mosquitto => {
-                let conf = read(&folder.path().join("mosquitto.conf"));
+                let conf = change(read(&folder.path().join("mosquitto.conf")));
                 let mosquitto = Mosquitto::with(|_| conf).await;
                 write(format!("{runner}\n{config}"));
                 let url = mosquitto.url();

@@ -10,6 +10,7 @@ mod batch;
 mod check;
 mod cli;
 mod client;
+mod doctor;
 mod embedded_broker;
 mod embedded_clients;
 mod embedded_queue;
@@ -132,6 +133,8 @@ tests! {
     access_served: tenants_on_mosquitto, tenants_on_the_embedded_broker, nobody_takes_a_runners_place_on_mosquitto,
         nobody_takes_a_runners_place_on_the_embedded_broker, nobody_comes_in_without_a_password,
         an_open_broker_is_refused;
+    doctor: a_broker_that_is_well, a_pattern_acl_is_fatal, mosquitto_as_installed, a_denial_that_closes_the_connection,
+        serve_warns_or_refuses;
     serve: serve_push_and_submit, push_checks, no_outcome_in_time, last_will;
 }
 
@@ -139,6 +142,7 @@ tests! {
 const NEED_MOSQUITTO: &[&str] = &[
     "access",
     "access_served",
+    "doctor",
     "embedded_clients",
     "faults_mosquitto",
     "leave",
