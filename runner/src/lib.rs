@@ -10,6 +10,7 @@ pub mod client;
 pub mod config;
 pub mod doctor;
 pub mod envelope;
+pub mod hardening;
 pub mod journal;
 pub mod modules;
 pub mod mqtt;

@@ -135,7 +135,8 @@ tests! {
         an_open_broker_is_refused;
     doctor: a_broker_that_is_well, a_pattern_acl_is_fatal, mosquitto_as_installed, a_denial_that_closes_the_connection,
         serve_warns_or_refuses;
-    serve: serve_push_and_submit, push_checks, no_outcome_in_time, last_will;
+    serve: serve_push_and_submit, push_checks, no_outcome_in_time, last_will,
+        gives_up_privileges;
 }
 
 /// The modules whose tests start Debian's mosquitto or its clients.

@@ -17,6 +17,7 @@ use crate::cli::args::Connection;
 use crate::cli::{OK, network_runtime};
 use crate::config::Config;
 use crate::doctor::{self, Finding, Verdict};
+use crate::hardening;
 use crate::runner::Runner;
 use crate::task::TaskId;
 
@@ -104,6 +105,8 @@ impl Serve {
                 .default_module = Some(module);
             config.validate()?;
         }
+        let low_port = config.broker.embedded && (1..1024).contains(&config.broker.address.port());
+        hardening::give_up_privileges(low_port);
         network_runtime()?.block_on(serve(config, self.leave))?;
         Ok(OK)
     }
@@ -124,6 +127,7 @@ async fn serve(mut config: Config, leave: bool) -> Result<()> {
         runner = runner => Some(runner?),
         () = shutdown.asked() => None,
     };
+    hardening::hide_memory();
     if let Some(runner) = runner {
         info!(
             runner = runner.name(),
