@@ -2,13 +2,16 @@
 
 #![warn(missing_docs)]
 
+pub mod access;
 pub mod admission;
 pub mod broker;
 pub mod cli;
 pub mod client;
 pub mod config;
+pub mod doctor;
 pub mod envelope;
 pub mod fair;
+pub mod hardening;
 pub mod journal;
 pub mod modules;
 pub mod mqtt;

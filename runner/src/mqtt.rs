@@ -6,6 +6,7 @@
 //! publish without a PUBACK is sent again. It must not know what a task is.
 
 pub mod echo;
+pub mod probe;
 pub mod settings;
 
 mod acks;

@@ -264,6 +264,10 @@ impl Reloader {
         theirs.runner.name = ours.runner.name.clone();
         theirs.mqtt.session_expiry_s = ours.mqtt.session_expiry_s;
         theirs.mqtt.url = ours.mqtt.url.clone();
+        if ours.broker.embedded {
+            theirs.mqtt.username = ours.mqtt.username.clone();
+            theirs.mqtt.password = ours.mqtt.password.clone();
+        }
         if ours != theirs {
             warn!(
                 "other settings than the tenants' have changed too: they count from the next start"

@@ -2,18 +2,28 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing::{info, warn};
+use tokio::time::timeout;
+use tracing::{debug, info, warn};
 
+use crate::access::Role;
+use crate::access::password::{self, PasswordHash};
 use crate::broker::{self, Broker};
 use crate::cli::args::Connection;
 use crate::cli::reload::Reloads;
 use crate::cli::{OK, network_runtime};
 use crate::config::Config;
+use crate::doctor::{self, Finding, Verdict};
+use crate::hardening;
 use crate::runner::Runner;
+use crate::task::TaskId;
+
+/// How long trying the broker out may delay the start.
+const GLANCE: Duration = Duration::from_secs(5);
 
 /// Run tasks from a broker
 ///
@@ -53,6 +63,9 @@ pub(super) struct Serve {
     /// session, exit. For scaling in: run it with the stopped runner's --name and --slot
     #[arg(long)]
     leave: bool,
+    /// Refuse a broker that is unfit, instead of warning
+    #[arg(long)]
+    strict: bool,
     /// The module of the default tenant's plain messages
     #[arg(long, value_name = "MODULE")]
     default_module: Option<String>,
@@ -61,6 +74,8 @@ pub(super) struct Serve {
 impl Serve {
     pub(super) fn run(self) -> Result<u8> {
         let config = self.load()?;
+        let low_port = config.broker.embedded && (1..1024).contains(&config.broker.address.port());
+        hardening::give_up_privileges(low_port);
         network_runtime()?.block_on(self.serve(config))?;
         Ok(OK)
     }
@@ -90,6 +105,7 @@ impl Serve {
                 self.state.as_ref().map(|path| path.display().to_string()),
             ),
             ("runner.slot", self.slot.map(|slot| slot.to_string())),
+            ("runner.strict", self.strict.then(|| "true".to_owned())),
         ])?;
         if let Some(module) = &self.default_module {
             config
@@ -106,12 +122,19 @@ impl Serve {
         let shutdown = Shutdown::listen()?;
         let reloads = Reloads::listen()?;
         let broker = start_broker(&mut config).await?;
-        let runner = Runner::start(&config);
+        let runner = async {
+            // The embedded one is known.
+            if broker.is_none() {
+                look_at_broker(&config).await?;
+            }
+            Runner::start(&config).await
+        };
         tokio::pin!(shutdown);
         let runner = tokio::select! {
             runner = runner => Some(runner?),
             () = shutdown.asked() => None,
         };
+        hardening::hide_memory();
         if let Some(runner) = runner {
             info!(
                 runner = runner.name(),
@@ -160,8 +183,14 @@ async fn start_broker(config: &mut Config) -> Result<Option<Broker>> {
         return Ok(None);
     }
     let topics = config.topics()?;
+    let mut users = config.broker_users()?;
+    if !users.is_empty() && config.mqtt.username.is_none() {
+        users.push(own_user(config)?);
+    }
     let settings = broker::Settings {
         address: config.broker.address,
+        users,
+        runner_client_ids: config.runner_client_ids(),
         max_packet_bytes: config.mqtt.max_packet_bytes,
         park: topics.queues().to_vec(),
         ..broker::Settings::default()
@@ -174,6 +203,52 @@ async fn start_broker(config: &mut Config) -> Result<Option<Broker>> {
     config.mqtt.session_expiry_s = 0;
     info!(address = %broker.address(), "embedded broker listens");
     Ok(Some(broker))
+}
+
+/// Warns of what is wrong with the broker, or refuses it. One that is away is not waited for here.
+async fn look_at_broker(config: &Config) -> Result<()> {
+    let findings = match timeout(GLANCE, doctor::glance(config)).await {
+        Ok(Ok(findings)) => findings,
+        Ok(Err(why)) => {
+            debug!(%why, "broker not tried out");
+            return Ok(());
+        }
+        Err(_) => {
+            warn!("broker not tried out: it is too slow to answer");
+            return Ok(());
+        }
+    };
+    for Finding {
+        check,
+        verdict,
+        says,
+    } in findings
+    {
+        match verdict {
+            Verdict::Fatal if config.runner.strict => {
+                bail!("the broker is unfit: {check}: {says} (`runner.strict`)")
+            }
+            Verdict::Fatal | Verdict::Warning => warn!(check, ?verdict, says, "broker"),
+            Verdict::Fine | Verdict::Notice => debug!(check, ?verdict, says, "broker"),
+        }
+    }
+    Ok(())
+}
+
+/// A user of the embedded broker for this process's own runner, which nobody else knows.
+fn own_user(config: &mut Config) -> Result<broker::User> {
+    let name = format!("runner-{}", TaskId::generate());
+    let secret = password::generate()?;
+    let user = broker::User {
+        access: config.fleet()?.access(&Role::Runner, &name),
+        // Nobody guesses 192 bits, however cheap a guess is.
+        password: PasswordHash::new(&secret, 1)?,
+        runner: true,
+        name: name.clone(),
+    };
+    (config.mqtt.username, config.mqtt.password) = (Some(name), Some(secret));
+    config.mqtt.password_file = None;
+    Ok(user)
 }
 
 /// SIGTERM and SIGINT.

@@ -32,6 +32,11 @@ impl Topics {
         })
     }
 
+    /// What stands in front of every name.
+    pub fn root(&self) -> &str {
+        &self.root
+    }
+
     fn of(&self, tenant: &TenantId, name: &str) -> String {
         if tenant.is_default() {
             format!("{}{name}", self.root)
@@ -83,6 +88,11 @@ impl Topics {
     /// The head of the topics on which runners of a group agree about recurring tasks.
     pub fn recurring(&self, group: &str) -> String {
         format!("{}runner_recurring/{group}/", self.root)
+    }
+
+    /// A topic for trying the broker out.
+    pub fn probe(&self, name: &str) -> String {
+        format!("{}runner_probe/{name}", self.root)
     }
 
     /// A topic for the answers to one submitter, within the tenant's own prefix.
@@ -228,7 +238,7 @@ impl Topics {
 /// Whether a topic below a tenant's prefix is one of those that have a meaning.
 fn is_reserved(relative: &str) -> bool {
     const TOPICS: [&str; 3] = ["task_queue", "task_completed", "task_dead_letter"];
-    const PREFIXES: [&str; 7] = [
+    const PREFIXES: [&str; 8] = [
         "task_status",
         "task_log",
         "task_control",
@@ -236,6 +246,7 @@ fn is_reserved(relative: &str) -> bool {
         "runner_status",
         "runner_ended",
         "runner_recurring",
+        "runner_probe",
     ];
     let first = relative.split('/').next().unwrap_or_default();
     TOPICS.contains(&relative) || PREFIXES.contains(&first)

@@ -229,5 +229,5 @@ pub fn base_settings(config: &Config, client_id: &str) -> Result<Settings> {
 }
 
 pub(super) fn client_id(config: &Config, runner: &str) -> String {
-    format!("wasmqtt-{}-{runner}", config.mqtt.group)
+    format!("{}{runner}", config.runner_client_ids())
 }
