@@ -64,7 +64,7 @@ corpus! {
     multi_value: Counted("operands");
     indirect_calls: Charged;
     wide_vectors: Charged;
-    adapter_fan: Invalid("core instances");
+    adapter_fan: Invalid("core module instances");
     nested_instances: Counted("parts");
     nested_types: Invalid("overflowed its stack");
     exported_functions: Charged;
