@@ -81,8 +81,9 @@ impl Artifacts {
         })
     }
 
-    /// The compiled module of that content, if we wrote it and it is whole.
-    pub fn load(&self, engine: &Engine, digest: &Digest) -> Option<Component> {
+    /// The compiled module of that content, if we wrote it and it is whole. An error is that it is, and does not fit in
+    /// the engine's pool.
+    pub fn load(&self, engine: &Engine, digest: &Digest) -> Result<Option<Component>> {
         let path = self.path(digest);
         let mut file = match File::open(&path) {
             Ok(file) => file,
@@ -90,7 +91,7 @@ impl Artifacts {
                 if error.kind() != std::io::ErrorKind::NotFound {
                     warn!(path = %path.display(), %error, "compiled module not readable");
                 }
-                return None;
+                return Ok(None);
             }
         };
         let mut bytes = Vec::new();
@@ -106,15 +107,9 @@ impl Artifacts {
             warn!(path = %path.display(), "compiled module is not as we wrote it: compiling again");
             // Whatever it is, it must not be found again.
             let _ = fs::remove_file(&path);
-            return None;
+            return Ok(None);
         }
-        match deserialize(engine, artifact) {
-            Ok(component) => Some(component),
-            Err(error) => {
-                warn!(path = %path.display(), error = format!("{error:#}"), "compiled module not usable: compiling again");
-                None
-            }
-        }
+        deserialize(engine, artifact).map(Some)
     }
 
     /// Keeps a module that was compiled in this process.

@@ -115,7 +115,7 @@ impl Loader {
             let Some(artifacts) = artifacts else {
                 return Ok(None);
             };
-            let Some(component) = artifacts.load(&engine, &wanted.digest) else {
+            let Some(component) = artifacts.load(&engine, &wanted.digest).map_err(invalid)? else {
                 return Ok(None);
             };
             Ok(Some(Prepared::new(&engine, &component)?))
@@ -142,7 +142,7 @@ impl Loader {
                 let (engine, digest) = (self.engine.clone(), content.digest);
                 blocking(move || {
                     artifacts.keep(&digest, draft).map_err(ours)?;
-                    let component = artifacts.load(&engine, &digest);
+                    let component = artifacts.load(&engine, &digest).map_err(invalid)?;
                     let component =
                         component.ok_or_else(|| ours("the machine code is not whole"))?;
                     Prepared::new(&engine, &component)

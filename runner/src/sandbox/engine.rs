@@ -143,6 +143,8 @@ fn code_config() -> Config {
         .wasm_component_model(true)
         .wasm_tail_call(true)
         .wasm_memory64(false)
+        // What copies from one part of a component to another has the memories of both: without it QuickJS's and
+        // composed components make the compiler panic.
         .wasm_multi_memory(true)
         .wasm_relaxed_simd(false)
         .wasm_wide_arithmetic(false)

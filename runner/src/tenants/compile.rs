@@ -48,7 +48,7 @@ impl Default for CompileLimits {
             cpu_s: 30,
             wall_s: 120,
             memory_bytes: 1 << 30,
-            artifact_bytes: 128 << 20,
+            artifact_bytes: 64 << 20,
             code_bytes: 16 << 20,
             functions: 50_000,
             locals: 1_000_000,

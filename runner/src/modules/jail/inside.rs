@@ -1,6 +1,6 @@
 //! The child's half of the jail: limits itself, reads a module from stdin, writes machine code to stdout.
 //!
-//! It has no descriptors but these and stderr (all others of the runner are closed on exec), no environment, and its
+//! It has no descriptors of the runner's but these and stderr (all others are closed on exec), no environment, and its
 //! parent's death is its own.
 
 use std::io::{Read as _, Write as _};
