@@ -33,6 +33,8 @@ fn job() -> Job {
         limits: RequestedLimits::default()
             .resolve(&values, &values)
             .expect("limits"),
+        grants: Arc::default(),
+        messages: None,
     }
 }
 
@@ -44,6 +46,7 @@ fn sandbox(criterion: &mut Criterion) {
         })
         .expect("an engine"),
     );
+    let services = Arc::default();
     let sandbox = Sandbox::new(engine.clone(), 1).expect("a sandbox");
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -57,7 +60,7 @@ fn sandbox(criterion: &mut Criterion) {
         let module = Arc::new(modules::compile(&engine, bytes).expect("a module"));
         criterion.bench_function(&format!("execute/{name}"), |bencher| {
             bencher.to_async(&runtime).iter(|| async {
-                let ran = execute(&engine, &module, job(), None).await;
+                let ran = execute(&engine, &services, &module, job(), None).await;
                 assert!(ran.result.is_ok() || name != "echo");
             });
         });

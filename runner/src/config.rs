@@ -2,6 +2,7 @@
 //!
 //! Every key is documented in `examples/wasmqtt.toml`.
 
+pub mod capabilities;
 mod layers;
 pub mod sections;
 pub mod tenants;
@@ -109,7 +110,7 @@ impl Config {
             self.retry.factor
         );
         self.validate_limits()?;
-        self.tenant_table()?;
+        self.check_tenants()?;
         Ok(())
     }
 
@@ -269,6 +270,9 @@ impl Config {
         let mut shown = self.clone();
         if shown.mqtt.password.is_some() {
             shown.mqtt.password = Some("(hidden)".to_owned());
+        }
+        for tenant in shown.tenants.values_mut() {
+            tenant.capabilities = tenant.capabilities.without_secrets();
         }
         shown
     }

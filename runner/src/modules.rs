@@ -21,9 +21,11 @@ use tokio::sync::Semaphore;
 use tracing::{info, warn};
 
 use crate::envelope::topics::Topics;
+use crate::grants::Grants;
 use crate::modules::artifacts::Artifacts;
 use crate::modules::directory::Directory;
 use crate::modules::retained::Retained;
+use crate::modules::structure::Structure;
 use crate::mqtt::{Deliveries, Publisher};
 use crate::sandbox::engine::Engine;
 use crate::sandbox::prepared::Prepared;
@@ -39,6 +41,8 @@ pub struct Module {
     pub digest: Digest,
     /// Compiled and linked.
     pub prepared: Arc<Prepared>,
+    /// What it imports: not every tenant that may name it may run it.
+    pub structure: Arc<Structure>,
     /// Where the compiled code came from when it was loaded.
     loaded: CacheHit,
 }
@@ -70,6 +74,8 @@ pub struct ModuleStore {
     retained: Option<Retained>,
     artifacts: Option<Arc<Artifacts>>,
     compiled: Cache<Digest, Module>,
+    /// What modules are that are not compiled yet, or are refused.
+    structures: Cache<Digest, Result<Arc<Structure>, TaskError>>,
     /// One compilation at a time: Cranelift uses every core for one.
     compiling: Arc<Semaphore>,
 }
@@ -83,6 +89,7 @@ impl ModuleStore {
             retained: None,
             artifacts: None,
             compiled: Cache::new(cached),
+            structures: Cache::new(cached),
             compiling: Arc::new(Semaphore::new(1)),
         }
     }
@@ -125,7 +132,7 @@ impl ModuleStore {
             let why = format!("module {digest} has {bytes} bytes, of at most {most}");
             return Err(TaskError::new(ErrorCode::ModuleTooCostly, why));
         }
-        self.compiled(content).await
+        self.compiled(content, &policy.grants).await
     }
 
     async fn content(
@@ -217,11 +224,19 @@ impl ModuleStore {
         directory.filter(|_| policy.sources.contains(&Source::Directory))
     }
 
-    async fn compiled(&self, content: Content) -> Result<(Module, CacheHit), TaskError> {
+    async fn compiled(
+        &self,
+        content: Content,
+        grants: &Grants,
+    ) -> Result<(Module, CacheHit), TaskError> {
         let digest = content.digest;
         if let Some(module) = self.compiled.get(&digest).await {
+            // Compiled for whoever asked first, who may have been granted more.
+            module.structure.admit(grants)?;
             return Ok((module, CacheHit::Memory));
         }
+        // Outside of what those who wait share, for the verdict is each tenant's own.
+        self.structure(&content).await?.admit(grants)?;
         // Whoever asks meanwhile waits for this one.
         let entry = self
             .compiled
@@ -235,6 +250,17 @@ impl ModuleStore {
             CacheHit::Memory
         };
         Ok((entry.into_value(), hit))
+    }
+
+    async fn structure(&self, content: &Content) -> Result<Arc<Structure>, TaskError> {
+        let bytes = content.bytes.clone();
+        let read = async {
+            let read = tokio::task::spawn_blocking(move || structure::check(&bytes)).await;
+            let died =
+                |died| TaskError::new(ErrorCode::Internal, format!("reading failed: {died}"));
+            read.map_err(died)?.map(Arc::new)
+        };
+        self.structures.get_with(content.digest, read).await
     }
 
     async fn load(&self, content: Content) -> Result<Module, TaskError> {
@@ -266,11 +292,12 @@ fn load_blocking(
     artifacts: Option<&Artifacts>,
     content: &Content,
 ) -> Result<Module, TaskError> {
-    structure::check(&content.bytes)?;
+    let structure = Arc::new(structure::check(&content.bytes)?);
     let digest = content.digest;
     let module = |prepared, loaded| Module {
         digest,
         prepared: Arc::new(prepared),
+        structure: structure.clone(),
         loaded,
     };
     if let Some(component) = artifacts.and_then(|artifacts| artifacts.load(engine, &digest)) {

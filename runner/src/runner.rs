@@ -4,6 +4,7 @@ mod active;
 mod control;
 mod flow;
 mod intake;
+mod messages;
 mod peers;
 mod permits;
 mod presence;
@@ -41,6 +42,7 @@ use crate::runner::recurring::{Board, Submitter};
 use crate::runner::slots::Slot;
 use crate::sandbox::Sandbox;
 use crate::sandbox::engine::{Engine, Sizes};
+use crate::sandbox::services::Services;
 use crate::task::retry;
 use crate::tenants::Tenants;
 
@@ -112,6 +114,7 @@ impl Runner {
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
         let sandbox =
             Sandbox::new(engine.clone(), cores).context("failed to start the guests' threads")?;
+        let sandbox = sandbox.with_services(services(config, &slot));
         let (modules, module_connection) = module_store(config, engine, &topics)?;
 
         let filters = topics.queue_filters(&config.mqtt.group).to_vec();
@@ -376,6 +379,13 @@ async fn first(
         Poll::Pending
     })
     .await
+}
+
+/// Keys and values are the machine's; folders of tasks the process's own.
+fn services(config: &Config, slot: &Slot) -> Services {
+    let state = config.journal.directory.as_ref();
+    let scratch = slot.folder.as_ref().map(|folder| folder.join("scratch"));
+    Services::new(state.map(|state| state.join("keyvalue.db")), scratch)
 }
 
 fn open_journal(config: &Config, slot: &Slot) -> Result<(Journal, journal::Closer, Recovered)> {

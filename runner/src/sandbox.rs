@@ -7,11 +7,18 @@ pub mod engine;
 pub mod host;
 pub mod log;
 pub mod prepared;
+pub mod publish;
+pub mod services;
 
 mod classify;
+mod config;
 mod cpu;
+mod entropy;
 mod guest;
+mod http;
+mod keyvalue;
 mod limiter;
+mod scratch;
 mod stdio;
 mod wasi;
 
@@ -21,12 +28,16 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::Bytes;
 use wasmtime::Store;
 
+use crate::grants::Grants;
 use crate::sandbox::classify::Failure;
 use crate::sandbox::cpu::CpuTimed;
 use crate::sandbox::engine::Engine;
 use crate::sandbox::guest::Guest;
 use crate::sandbox::log::GuestEvents;
 use crate::sandbox::prepared::{Prepared, Shape};
+use crate::sandbox::publish::GuestMessages;
+use crate::sandbox::scratch::Scratch;
+use crate::sandbox::services::Services;
 use crate::task::limits::Limits;
 use crate::task::outcome::{ErrorCode, Output, TaskError, Usage};
 
@@ -38,14 +49,18 @@ const MAX_HANDLES: usize = 1_000;
 const HOST_CALL_BYTES: u64 = 1 << 20;
 
 /// What a guest is given.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Job {
     /// What it is told about its task.
     pub context: host::types::Context,
     /// Its input.
     pub input: Bytes,
-    /// What it may use.
+    /// How much it may use.
     pub limits: Limits,
+    /// What else it may use.
+    pub grants: Arc<Grants>,
+    /// Takes what it publishes, if it may.
+    pub messages: Option<Arc<dyn GuestMessages>>,
 }
 
 /// What came of a run.
@@ -62,6 +77,7 @@ pub struct Ran {
 /// Runs guests on threads of its own, so that a spinning guest delays nobody's network.
 pub struct Sandbox {
     engine: Arc<Engine>,
+    services: Arc<Services>,
     threads: Option<tokio::runtime::Runtime>,
 }
 
@@ -79,8 +95,15 @@ impl Sandbox {
             .build()?;
         Ok(Sandbox {
             engine,
+            services: Arc::default(),
             threads: Some(threads),
         })
+    }
+
+    /// With services of its own, instead of such that keep nothing.
+    pub fn with_services(mut self, services: Services) -> Sandbox {
+        self.services = Arc::new(services);
+        self
     }
 
     /// The engine that modules are compiled for.
@@ -98,8 +121,9 @@ impl Sandbox {
         let Some(threads) = &self.threads else {
             return Ran::internal("the sandbox is closed");
         };
-        let engine = self.engine.clone();
-        let guest = threads.spawn(async move { execute(&engine, &module, job, events).await });
+        let (engine, services) = (self.engine.clone(), self.services.clone());
+        let guest =
+            threads.spawn(async move { execute(&engine, &services, &module, job, events).await });
         let mut guest = AbortOnDrop(guest);
         match (&mut guest.0).await {
             Ok(ran) => ran,
@@ -138,6 +162,7 @@ impl Ran {
 /// Runs a guest on the calling task: what [`Sandbox::run`] does on the guests' threads.
 pub async fn execute(
     engine: &Engine,
+    services: &Arc<Services>,
     module: &Prepared,
     job: Job,
     events: Option<Arc<dyn GuestEvents>>,
@@ -145,7 +170,18 @@ pub async fn execute(
     let started_at = SystemTime::now();
     let started = Instant::now();
     let limits = job.limits;
-    let guest = Guest::new(&job, events, matches!(module.shape, Shape::Command(_)));
+    let scratch = match job.grants.scratch_bytes {
+        None => None,
+        Some(bytes) => match Scratch::make(services.scratch.as_deref(), bytes).await {
+            Ok(scratch) => Some(scratch),
+            Err(error) => return Ran::internal(format!("{error:#}")),
+        },
+    };
+    let command = matches!(module.shape, Shape::Command(_));
+    let guest = match Guest::new(&job, services, scratch, events, command) {
+        Ok(guest) => guest,
+        Err(error) => return Ran::internal(format!("{error:#}")),
+    };
     let output = guest.stdout();
     let mut store = Store::new(engine.wasmtime(), guest);
     let prepared = prepare_store(&mut store, &limits);
@@ -182,7 +218,14 @@ pub async fn execute(
                 Ok(output)
             }
         })
-        .map_err(|failure| classify::classify(failure, &limits, &guest.limiter));
+        .map_err(|failure| {
+            let mut error = classify::classify(failure, &limits, &guest.limiter);
+            // It is logged, and kept with the task.
+            if let Some(redacted) = job.grants.redact(&error.message) {
+                error.message = redacted;
+            }
+            error
+        });
     let fuel = match &result {
         // What is left of the fuel when it ran out is less than one basic block needs.
         Err(error) if error.code == ErrorCode::FuelExhausted => limits.fuel.value,

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::grants::Grants;
 use crate::task::limits::LimitValues;
 use crate::task::tenant::TenantId;
 use crate::task::{ModuleName, ModuleRef};
@@ -47,6 +48,8 @@ pub struct TenantPolicy {
     pub default_module: Option<ModuleRef>,
     /// Filters of reply topics beside those below the tenant's own prefix.
     pub reply_topics: Vec<String>,
+    /// What its guests may use.
+    pub grants: Arc<Grants>,
 }
 
 /// A token bucket.
