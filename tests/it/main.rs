@@ -116,7 +116,8 @@ tests! {
         a_refusal_compiles_nothing_and_a_compiled_module_is_refused_too, secrets_are_the_guests_alone,
         keys_and_values_outlive_tasks_and_restarts, messages_go_below_the_tenants_prefix, clocks_and_chance,
         a_scratch_folder_and_its_quota, check, run_with_grants;
-    ssrf: a_guest_reaches_the_one_host_and_no_other, requests_are_bounded, a_deadline_ends_a_request;
+    ssrf: a_guest_reaches_the_one_host_and_no_other, requests_are_bounded, a_deadline_ends_a_request,
+        https_is_verified;
     cli: help, wrong_arguments, demo, run, inspect, bench;
     check: effective, refuses;
     client: the_link_is_cut_before_the_outcome, the_broker_is_restarted, what_is_lost_is_published_again,

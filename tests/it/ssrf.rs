@@ -4,18 +4,23 @@
 //! 127.0.0.1 and ::1, which must never hear of a guest.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::process::Command;
 use wasmqtt::config::Config;
 use wasmqtt::config::capabilities::Http;
 use wasmqtt_tests::guests;
 
 use crate::capabilities::{ask, grant};
+use crate::cli::Shell;
 use crate::rig::Rig;
+use crate::transports::Certificates;
 
 /// Counts who comes.
 struct Canary {
@@ -113,11 +118,8 @@ async fn answer(mut stream: TcpStream) {
         }
         "/count" => {
             // Whatever comes, until it stops coming.
-            while let Ok(Ok(read)) = tokio::time::timeout(
-                std::time::Duration::from_millis(500),
-                stream.read(&mut chunk),
-            )
-            .await
+            while let Ok(Ok(read)) =
+                tokio::time::timeout(Duration::from_millis(500), stream.read(&mut chunk)).await
                 && read > 0
             {
                 request.extend(&chunk[..read]);
@@ -404,4 +406,59 @@ pub(crate) async fn a_deadline_ends_a_request() {
     let outcome = ask(&mut rig, "acme", "late", guests::FETCH, json!(urls)).await;
     assert_eq!(outcome["error"]["code"], "deadline_exceeded", "{outcome}");
     rig.end().await;
+}
+
+/// A certificate is the host's, of an authority that the system trusts.
+pub(crate) async fn https_is_verified() {
+    let certificates = Certificates::new();
+    let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
+    let port = free.and_then(|it| it.local_addr()).expect("a port").port();
+    let listen = format!("127.0.0.1:{port}");
+    let server = Command::new("openssl")
+        .args(["s_server", "-quiet", "-www", "-accept", &listen])
+        .args([
+            "-cert".as_ref(),
+            certificates.file("server.pem").as_os_str(),
+        ])
+        .args(["-key".as_ref(), certificates.file("server.key").as_os_str()])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn();
+    let _server = server.expect("openssl is installed: apt-get install openssl");
+    while TcpStream::connect(&listen).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let shell = Shell::new();
+    let config = format!(
+        "[tenants.default.capabilities.http]\nhosts = [\"localhost:{port}\", \"other.test:{port}\"]\n\
+         private_addresses = [\"{listen}\"]\n\
+         resolve = {{ \"localhost\" = [\"127.0.0.1\"], \"other.test\" = [\"127.0.0.1\"] }}\n"
+    );
+    shell.write("granted.toml", config.as_bytes());
+    shell.write("fetch.wasm", guests::FETCH);
+    let urls = json!([
+        format!("https://localhost:{port}/"),
+        format!("https://other.test:{port}/")
+    ]);
+    let urls = urls.to_string();
+    let run = [
+        "run",
+        "fetch.wasm",
+        "--config",
+        "granted.toml",
+        "--input",
+        &urls,
+    ];
+    for (authority, expected) in [("ca.pem", "200: "), ("client.pem", "error: ")] {
+        let mut command = shell.command(&run);
+        command.env("SSL_CERT_FILE", certificates.file(authority));
+        let spawned = command.spawn().expect("started");
+        let ended = crate::cli::to_end(spawned, b"").await.code(0);
+        let results = ended.json();
+        let got = |at: usize| results[at][1].as_str().unwrap_or_default();
+        assert!(got(0).starts_with(expected), "{authority}: {results}");
+        assert!(got(1).contains("Tls"), "{authority}: {results}");
+    }
 }

@@ -3,6 +3,7 @@
 //! wasmtime's bindings are kept but for the functions that decide or hold something: whether a request goes out is
 //! decided here, where it goes in `http/send.rs`. Redirects are the guest's: it asks again, and is checked again.
 
+mod bodies;
 mod send;
 
 use std::sync::Arc;

@@ -4,21 +4,18 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
-use std::task::{Context, Poll};
 
-use bytes::Bytes;
 use http::{Request, Response, Uri};
 use http_body_util::BodyExt as _;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::Body as _;
 use hyper::client::conn::http1;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_native_tls::{TlsConnector, native_tls};
 use wasmtime_wasi_http::io::TokioIo;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody};
@@ -26,6 +23,7 @@ use wasmtime_wasi_http::{Error, RequestOptions, WasiBody};
 use crate::grants::addresses::not_public;
 use crate::grants::hosts::Target;
 use crate::grants::{self, Grants};
+use crate::sandbox::http::bodies::{Answer, Question};
 
 /// What a response's head may have, in bytes; also what is read at once.
 const HEAD: usize = 64 << 10;
@@ -216,8 +214,7 @@ async fn exchange(
             left: most,
             most,
             deadline: Box::pin(sleep_until(deadline)),
-            _driver: driver,
-            _slot: slot,
+            _held: (driver, slot),
         }
         .boxed_unsync()
     });
@@ -338,85 +335,3 @@ async fn addresses(grant: &grants::Http, target: &Target) -> Result<Vec<SocketAd
 
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
-
-/// A request's body, up to its bound.
-struct Question {
-    body: WasiBody,
-    left: u64,
-    most: u64,
-}
-
-impl Body for Question {
-    type Data = Bytes;
-    type Error = Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(context));
-        let most = self.most;
-        Poll::Ready(frame.map(|frame| {
-            let frame = frame?;
-            spend(&mut self.left, &frame, || {
-                Error::HttpRequestBodySize(Some(most))
-            })?;
-            Ok(frame)
-        }))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-/// A response's body, up to its bound and its deadline; it keeps the connection, and its place among the guest's.
-struct Answer {
-    body: Incoming,
-    left: u64,
-    most: u64,
-    deadline: Pin<Box<Sleep>>,
-    _driver: AbortOnDrop<()>,
-    _slot: OwnedSemaphorePermit,
-}
-
-impl Body for Answer {
-    type Data = Bytes;
-    type Error = Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        if self.deadline.as_mut().poll(context).is_ready() {
-            return Poll::Ready(Some(Err(Error::HttpResponseTimeout)));
-        }
-        let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(context));
-        let most = self.most;
-        Poll::Ready(frame.map(|frame| {
-            let frame = frame.map_err(Error::from)?;
-            spend(&mut self.left, &frame, || {
-                Error::HttpResponseBodySize(Some(most))
-            })?;
-            Ok(frame)
-        }))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-fn spend(left: &mut u64, frame: &Frame<Bytes>, over: impl FnOnce() -> Error) -> Result<(), Error> {
-    let bytes = frame.data_ref().map_or(0, Bytes::len) as u64;
-    *left = left.checked_sub(bytes).ok_or_else(over)?;
-    Ok(())
-}
