@@ -2,7 +2,7 @@
 
 use wasmqtt_guest_build::{rust_guests, wat_guest};
 
-const WAT: [&str; 12] = [
+const WAT: [&str; 13] = [
     "../examples/echo/echo.wat",
     "guests/burn.wat",
     "guests/divide_by_zero.wat",
@@ -14,6 +14,7 @@ const WAT: [&str; 12] = [
     "guests/memory_bomb.wat",
     "guests/table_bomb.wat",
     "guests/trap.wat",
+    "guests/wants_blobstore.wat",
     "guests/wants_http.wat",
 ];
 

@@ -58,12 +58,14 @@
 mod convert;
 mod error;
 mod host;
+mod publish;
 #[doc(hidden)]
 pub mod task;
 
 pub use convert::{FromInput, IntoOutput, Json};
 pub use error::Error;
 pub use host::{Level, fuel_remaining, is_cancelled, log, progress};
+pub use publish::{PublishError, publish};
 pub use task::{Context, Output};
 
 /// The generated bindings, for the macros of this crate only.
@@ -83,7 +85,8 @@ pub use task::{Context, Output};
 pub mod bindings {
     wit_bindgen::generate!({
         path: "../wit",
-        world: "task",
+        // What a guest does not call it does not import.
+        world: "publishing-task",
         additional_derives: [PartialEq, Eq],
         pub_export_macro: true,
         export_macro_name: "export_task",

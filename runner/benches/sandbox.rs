@@ -36,6 +36,8 @@ fn job() -> Job {
             .expect("limits"),
         tenant: TenantId::default(),
         weight: 1,
+        grants: Arc::default(),
+        messages: None,
     }
 }
 
@@ -47,6 +49,7 @@ fn sandbox(criterion: &mut Criterion) {
         })
         .expect("an engine"),
     );
+    let services = Arc::default();
     let sandbox = Sandbox::new(engine.clone(), 1).expect("a sandbox");
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -60,7 +63,7 @@ fn sandbox(criterion: &mut Criterion) {
         let module = Arc::new(modules::compile(&engine, bytes).expect("a module"));
         criterion.bench_function(&format!("execute/{name}"), |bencher| {
             bencher.to_async(&runtime).iter(|| async {
-                let ran = execute(&engine, &module, job(), None).await;
+                let ran = execute(&engine, &services, &module, job(), None).await;
                 assert!(ran.result.is_ok() || name != "echo");
             });
         });

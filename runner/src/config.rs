@@ -3,6 +3,7 @@
 //! Every key is documented in `examples/wasmqtt.toml`.
 
 pub mod access;
+pub mod capabilities;
 mod layers;
 pub mod sections;
 pub mod tenants;
@@ -115,8 +116,8 @@ impl Config {
             self.retry.factor
         );
         self.validate_limits()?;
-        self.tenant_table()?;
         self.validate_users()?;
+        self.check_tenants()?;
         Ok(())
     }
 
@@ -282,6 +283,9 @@ impl Config {
         }
         for user in shown.broker.users.values_mut() {
             user.password_hash = "(hidden)".to_owned();
+        }
+        for tenant in shown.tenants.values_mut() {
+            tenant.capabilities = tenant.capabilities.without_secrets();
         }
         shown
     }

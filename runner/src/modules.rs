@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use bytes::Bytes;
+use moka::future::Cache;
 use sha2::{Digest as _, Sha256};
 
 use crate::envelope::topics::Topics;
@@ -27,6 +28,7 @@ use crate::modules::directory::Directory;
 use crate::modules::jail::Compiler;
 use crate::modules::loader::Loader;
 use crate::modules::retained::Retained;
+use crate::modules::structure::Structure;
 use crate::mqtt::{Deliveries, Publisher};
 use crate::sandbox::engine::Engine;
 use crate::sandbox::prepared::Prepared;
@@ -69,6 +71,8 @@ pub struct ModuleStore {
     directory: Option<Directory>,
     retained: Option<Retained>,
     loader: Loader,
+    /// What modules are, also those that are not compiled yet or are refused.
+    structures: Cache<Digest, Result<Arc<Structure>, TaskError>>,
 }
 
 impl ModuleStore {
@@ -78,6 +82,7 @@ impl ModuleStore {
             directory: None,
             retained: None,
             loader: Loader::new(engine, compiler, cached),
+            structures: Cache::new(cached),
         }
     }
 
@@ -124,6 +129,8 @@ impl ModuleStore {
             let why = format!("module {digest} has {bytes} bytes, of at most {most}");
             return Err(TaskError::new(ErrorCode::ModuleTooCostly, why));
         }
+        // For each tenant: a module may be compiled for one that was granted more.
+        self.structure(&content).await?.admit(&policy.grants)?;
         self.loader.load(tenant, &policy.compile, content).await
     }
 
@@ -214,6 +221,17 @@ impl ModuleStore {
     fn directory(&self, policy: &TenantPolicy) -> Option<&Directory> {
         let directory = self.directory.as_ref();
         directory.filter(|_| policy.sources.contains(&Source::Directory))
+    }
+
+    async fn structure(&self, content: &Content) -> Result<Arc<Structure>, TaskError> {
+        let bytes = content.bytes.clone();
+        let read = async {
+            let read = tokio::task::spawn_blocking(move || structure::check(&bytes)).await;
+            let died =
+                |died| TaskError::new(ErrorCode::Internal, format!("reading failed: {died}"));
+            read.map_err(died)?.map(Arc::new)
+        };
+        self.structures.get_with(content.digest, read).await
     }
 }
 

@@ -3,6 +3,8 @@
 
 pub mod admission;
 pub mod envelope;
+pub mod grants;
 pub mod schedule;
 pub mod suggest;
 pub mod task;
+pub mod tenants;

@@ -6,6 +6,7 @@ mod flow;
 mod intake;
 mod kept;
 mod lanes;
+mod messages;
 mod peers;
 mod permits;
 mod presence;

@@ -7,11 +7,18 @@ pub mod engine;
 pub mod host;
 pub mod log;
 pub mod prepared;
+pub mod publish;
+pub mod services;
 
 mod classify;
+mod config;
 mod cpu;
+mod entropy;
 mod guest;
+mod http;
+mod keyvalue;
 mod limiter;
+mod scratch;
 mod stdio;
 mod turns;
 mod wasi;
@@ -22,12 +29,16 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::Bytes;
 use wasmtime::Store;
 
+use crate::grants::Grants;
 use crate::sandbox::classify::Failure;
 use crate::sandbox::cpu::CpuTimed;
 use crate::sandbox::engine::Engine;
 use crate::sandbox::guest::Guest;
 use crate::sandbox::log::GuestEvents;
 use crate::sandbox::prepared::{Prepared, Shape};
+use crate::sandbox::publish::GuestMessages;
+use crate::sandbox::scratch::Scratch;
+use crate::sandbox::services::Services;
 use crate::sandbox::turns::Turns;
 use crate::task::limits::Limits;
 use crate::task::outcome::{ErrorCode, Output, TaskError, Usage};
@@ -41,18 +52,22 @@ const MAX_HANDLES: usize = 1_000;
 const HOST_CALL_BYTES: u64 = 1 << 20;
 
 /// What a guest is given.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Job {
     /// What it is told about its task.
     pub context: host::types::Context,
     /// Its input.
     pub input: Bytes,
-    /// What it may use.
+    /// How much it may use.
     pub limits: Limits,
     /// Whose it is.
     pub tenant: TenantId,
     /// The tenant's share of the computing, beside the others'.
     pub weight: u32,
+    /// What else it may use.
+    pub grants: Arc<Grants>,
+    /// Takes what it publishes, if it may.
+    pub messages: Option<Arc<dyn GuestMessages>>,
 }
 
 /// What came of a run.
@@ -70,6 +85,7 @@ pub struct Ran {
 pub struct Sandbox {
     engine: Arc<Engine>,
     turns: Arc<Turns>,
+    services: Arc<Services>,
     threads: Option<tokio::runtime::Runtime>,
 }
 
@@ -89,8 +105,15 @@ impl Sandbox {
         Ok(Sandbox {
             engine,
             turns,
+            services: Arc::default(),
             threads: Some(threads),
         })
+    }
+
+    /// With services of its own, instead of such that keep nothing.
+    pub fn with_services(mut self, services: Services) -> Sandbox {
+        self.services = Arc::new(services);
+        self
     }
 
     /// The engine that modules are compiled for.
@@ -108,9 +131,9 @@ impl Sandbox {
         let Some(threads) = &self.threads else {
             return Ran::internal("the sandbox is closed");
         };
-        let engine = self.engine.clone();
+        let (engine, services) = (self.engine.clone(), self.services.clone());
         let turns = self.turns.clone();
-        let guest = async move { in_turns(&engine, &module, job, events, turns).await };
+        let guest = async move { in_turns(&engine, &services, &module, job, events, turns).await };
         let guest = threads.spawn(guest);
         let mut guest = AbortOnDrop(guest);
         match (&mut guest.0).await {
@@ -150,15 +173,18 @@ impl Ran {
 /// Runs a guest on the calling task, with nobody beside it: what [`Sandbox::run`] does on the guests' threads.
 pub async fn execute(
     engine: &Engine,
+    services: &Arc<Services>,
     module: &Prepared,
     job: Job,
     events: Option<Arc<dyn GuestEvents>>,
 ) -> Ran {
-    in_turns(engine, module, job, events, Arc::new(Turns::new(1))).await
+    let turns = Arc::new(Turns::new(1));
+    in_turns(engine, services, module, job, events, turns).await
 }
 
 async fn in_turns(
     engine: &Engine,
+    services: &Arc<Services>,
     module: &Prepared,
     job: Job,
     events: Option<Arc<dyn GuestEvents>>,
@@ -167,7 +193,18 @@ async fn in_turns(
     let started_at = SystemTime::now();
     let started = Instant::now();
     let limits = job.limits;
-    let guest = Guest::new(&job, events, matches!(module.shape, Shape::Command(_)));
+    let scratch = match job.grants.scratch_bytes {
+        None => None,
+        Some(bytes) => match Scratch::make(services.scratch.as_deref(), bytes).await {
+            Ok(scratch) => Some(scratch),
+            Err(error) => return Ran::internal(format!("{error:#}")),
+        },
+    };
+    let command = matches!(module.shape, Shape::Command(_));
+    let guest = match Guest::new(&job, services, scratch, events, command) {
+        Ok(guest) => guest,
+        Err(error) => return Ran::internal(format!("{error:#}")),
+    };
     let output = guest.stdout();
     let mut store = Store::new(engine.wasmtime(), guest);
     let prepared = prepare_store(&mut store, &limits);
@@ -205,7 +242,14 @@ async fn in_turns(
                 Ok(output)
             }
         })
-        .map_err(|failure| classify::classify(failure, &limits, &guest.limiter));
+        .map_err(|failure| {
+            let mut error = classify::classify(failure, &limits, &guest.limiter);
+            // It is logged, and kept with the task.
+            if let Some(redacted) = job.grants.redact(&error.message) {
+                error.message = redacted;
+            }
+            error
+        });
     let fuel = match &result {
         // What is left of the fuel when it ran out is less than one basic block needs.
         Err(error) if error.code == ErrorCode::FuelExhausted => limits.fuel.value,

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::grants::Grants;
 use crate::task::limits::LimitValues;
 use crate::task::tenant::TenantId;
 use crate::task::{ModuleName, ModuleRef};
@@ -52,6 +53,8 @@ pub struct TenantPolicy {
     pub default_module: Option<ModuleRef>,
     /// Filters of reply topics beside those below the tenant's own prefix.
     pub reply_topics: Vec<String>,
+    /// What its guests may use.
+    pub grants: Arc<Grants>,
 }
 
 /// A token bucket.

@@ -188,19 +188,20 @@ pub(crate) async fn inspect() {
     shell.write("echo.wasm", guests::ECHO);
     shell.write("command.wasm", guests::EXIT_CODE);
     shell.write("http.wasm", guests::WANTS_HTTP);
+    shell.write("blobstore.wasm", guests::WANTS_BLOBSTORE);
     shell.write("garbage.wasm", b"garbage");
     let filters = [
         (r"sha256:[0-9a-f]{64}", "sha256:[digest]"),
         (r"size     \d+", "size     [n]"),
         (r#""bytes": \d+"#, r#""bytes": [n]"#),
     ];
-    for (name, code) in [("echo", 0), ("command", 0), ("http", 1)] {
+    for (name, code) in [("echo", 0), ("command", 0), ("http", 0), ("blobstore", 1)] {
         let ended = shell.call(&["inspect", &format!("{name}.wasm")]).await;
         let ended = ended.code(code);
         shown::filtered(&format!("inspect_{name}"), ended.text(), &filters);
     }
     let ended = shell.call(&["inspect", "http.wasm", "--json"]).await;
-    shown::filtered("inspect_json", ended.code(1).text(), &filters);
+    shown::filtered("inspect_json", ended.code(0).text(), &filters);
     let ended = shell.call(&["inspect", "garbage.wasm"]).await.code(1);
     assert_eq!(
         ended.stderr,

@@ -301,12 +301,23 @@ pub(crate) async fn guest_error() {
     rig.end().await;
 }
 
+pub(crate) async fn wants_blobstore() {
+    let outcome = run(guests::WANTS_BLOBSTORE, json!({})).await;
+    assert_refused(
+        &outcome,
+        "rejected",
+        "import_denied",
+        "imports wasi:blobstore/blobstore@0.2.0-draft, which no runner offers",
+    );
+    assert_eq!(outcome["attempt"], 0, "{outcome}");
+}
+
 pub(crate) async fn wants_http() {
     let outcome = run(guests::WANTS_HTTP, json!({})).await;
     assert_refused(
         &outcome,
         "rejected",
-        "import_denied",
+        "capability_denied",
         "wasi:http/outgoing-handler@0.2.0",
     );
     assert_eq!(outcome["attempt"], 0, "{outcome}");

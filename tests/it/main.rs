@@ -8,6 +8,7 @@ mod access_cases;
 mod access_served;
 mod batch;
 mod bombs;
+mod capabilities;
 mod check;
 mod cli;
 mod client;
@@ -42,6 +43,7 @@ mod rig;
 mod serve;
 mod shown;
 mod smith;
+mod ssrf;
 mod stock;
 mod stranger;
 mod tenants;
@@ -113,6 +115,7 @@ tests! {
     hostile: endless_loop_without_fuel, endless_loop_past_its_deadline, endless_recursion, memory_bomb,
         memory_bomb_at_the_default_limit, table_bomb, many_memories, alloc, huge_output, output_over_the_limit,
         stdout_flood, log_flood, trap, divide_by_zero, panic, exit_code, sleeping_host_call, guest_error, wants_http,
+        wants_blobstore,
         reads_files;
     poison: nobody_can_poison_the_connection;
     pressure: endless_loops_delay_nobody;
@@ -121,6 +124,12 @@ tests! {
     modules: from_a_folder, a_published_module_does_not_shadow_the_folder, from_the_retained_topic, never_published,
         pinned_by_digest, by_digest_from_a_folder, what_is_no_module, a_cold_module_is_compiled_once, the_cache_folder,
         an_open_cache_folder_is_refused, a_missing_module_folder_is_refused;
+    capabilities: what_is_not_granted_is_refused_by_name,
+        a_refusal_compiles_nothing_and_a_compiled_module_is_refused_too, secrets_are_the_guests_alone,
+        keys_and_values_outlive_tasks_and_restarts, messages_go_below_the_tenants_prefix, clocks_and_chance,
+        a_scratch_folder_and_its_quota, check, run_with_grants;
+    ssrf: a_guest_reaches_the_one_host_and_no_other, requests_are_bounded, a_deadline_ends_a_request,
+        https_is_verified;
     cli: help, wrong_arguments, demo, run, inspect, bench;
     check: effective, refuses;
     client: the_link_is_cut_before_the_outcome, the_broker_is_restarted, what_is_lost_is_published_again,

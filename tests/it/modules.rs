@@ -189,7 +189,7 @@ pub(crate) async fn what_is_no_module() {
         ("empty", component),
         ("truncated", truncated),
         ("many-memories", guests::MANY_MEMORIES),
-        ("wants-http", guests::WANTS_HTTP),
+        ("wants-blobstore", guests::WANTS_BLOBSTORE),
     ] {
         rig.publish(retained(&format!("modules/{name}"), bytes))
             .await;
@@ -197,7 +197,7 @@ pub(crate) async fn what_is_no_module() {
         assert_eq!(outcome["status"], "rejected", "{outcome}");
         let code = outcome["error"]["code"].as_str().expect("a code");
         let wanted = match name {
-            "wants-http" => "import_denied",
+            "wants-blobstore" => "import_denied",
             _ => "module_invalid",
         };
         assert_eq!(code, wanted, "{outcome}");

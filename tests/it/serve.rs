@@ -74,13 +74,13 @@ pub(crate) async fn serve_push_and_submit() {
 pub(crate) async fn push_checks() {
     let shell = Shell::new();
     shell.write("garbage.wasm", b"garbage");
-    shell.write("http.wasm", guests::WANTS_HTTP);
+    shell.write("blobstore.wasm", guests::WANTS_BLOBSTORE);
     shell.write("Echo.wasm", guests::ECHO);
     let mut shown = Vec::new();
     for arguments in [
         &["push", "nothing.wasm"][..],
         &["push", "garbage.wasm"],
-        &["push", "http.wasm"],
+        &["push", "blobstore.wasm"],
         &["push", "Echo.wasm"],
     ] {
         let ended = shell.call(arguments).await.code(1);

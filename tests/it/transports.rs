@@ -46,10 +46,10 @@ pub(crate) async fn unix_socket() {
 }
 
 /// An authority and what it signed: `ca.pem`, `server.pem`, `client.pem` and their keys.
-struct Certificates(TempDir);
+pub(crate) struct Certificates(TempDir);
 
 impl Certificates {
-    fn new() -> Certificates {
+    pub(crate) fn new() -> Certificates {
         let certificates = Certificates(TempDir::new().expect("a folder"));
         let names = "subjectAltName=DNS:localhost,IP:127.0.0.1";
         let request = "req -new -newkey rsa:2048 -nodes -sha256";
@@ -77,7 +77,7 @@ impl Certificates {
         assert!(output.status.success(), "openssl {args}: {output:?}");
     }
 
-    fn file(&self, name: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 }

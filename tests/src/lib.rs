@@ -14,6 +14,9 @@ pub mod guests {
     /// Burns about as many units of fuel as the decimal number in the input says; answers `done`.
     pub const BURN: &[u8] = guest!("burn");
 
+    /// Answers random bytes, and what its clocks show.
+    pub const CHANCE: &[u8] = guest!("chance");
+
     /// Divides by zero.
     pub const DIVIDE_BY_ZERO: &[u8] = guest!("divide_by_zero");
 
@@ -29,11 +32,17 @@ pub mod guests {
     /// A command that exits with code 3.
     pub const EXIT_CODE: &[u8] = guest!("exit_code");
 
+    /// Sends the requests that its input says, and answers what came of each.
+    pub const FETCH: &[u8] = guest!("fetch");
+
     /// Ends in the error that the input names: `reject`, `retry` (after 250 ms) or `failed`.
     pub const GUEST_ERROR: &[u8] = guest!("guest_error");
 
     /// Answers with 16 MiB of zeroes.
     pub const HUGE_OUTPUT: &[u8] = guest!("huge_output");
+
+    /// Does with keys and values what its input says.
+    pub const KEEPS: &[u8] = guest!("keeps");
 
     /// Logs lines of 1 KiB for ever.
     pub const LOG_FLOOD: &[u8] = guest!("log_flood");
@@ -50,8 +59,17 @@ pub mod guests {
     /// A Rust panic with the input as its message.
     pub const PANIC: &[u8] = guest!("panic");
 
+    /// Publishes the messages that its input says.
+    pub const PUBLISHES: &[u8] = guest!("publishes");
+
+    /// Reads the value of the key in its input, and tells it to everybody.
+    pub const READS_CONFIG: &[u8] = guest!("reads_config");
+
     /// A command that reaches for files, sockets, names and the environment, and prints what it got.
     pub const READS_FILES: &[u8] = guest!("reads_files");
+
+    /// Does with files what its input says.
+    pub const SCRATCH: &[u8] = guest!("scratch");
 
     /// A command that sleeps for an hour in the host.
     pub const SLEEPING_HOST_CALL: &[u8] = guest!("sleeping_host_call");
@@ -64,6 +82,9 @@ pub mod guests {
 
     /// Traps at once (`unreachable`).
     pub const TRAP: &[u8] = guest!("trap");
+
+    /// Imports `wasi:blobstore/blobstore@0.2.0-draft`, which no runner offers.
+    pub const WANTS_BLOBSTORE: &[u8] = guest!("wants_blobstore");
 
     /// Imports `wasi:http/outgoing-handler@0.2.0`.
     pub const WANTS_HTTP: &[u8] = guest!("wants_http");

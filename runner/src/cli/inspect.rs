@@ -6,12 +6,14 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
 use crate::cli::{FAILED, OK};
-use crate::modules::structure::{self, Need};
+use crate::grants::{Capability, Grants};
+use crate::modules::structure::{self, Need, Structure};
 use crate::modules::{Content, cost};
 
 /// Show what a module is: shape, exports, imports and what each needs, size, digest
 ///
-/// Nothing is compiled or run. The exit code is 0 if a runner would take the module, 1 if not.
+/// Nothing is compiled or run. What needs a capability runs for tenants that were granted it: see `wasmqtt check
+/// --tenant`. The exit code is 0 if a runner could take the module for some tenant, 1 if for none.
 #[derive(Debug, Args)]
 pub(super) struct Inspect {
     /// The module
@@ -36,7 +38,11 @@ impl Inspect {
                 .imports
                 .iter()
                 .map(
-                    |name| serde_json::json!({"name": name, "needs": structure::need(name).as_str()}),
+                    |name| {
+                        let need = structure::need(name);
+                        let capability = need.capability().map(Capability::as_str);
+                        serde_json::json!({"name": name, "needs": need.as_str(), "capability": capability})
+                    },
                 )
                 .collect();
             let report = serde_json::json!({
@@ -47,6 +53,7 @@ impl Inspect {
                 "exports": structure.exports,
                 "imports": imports,
                 "cost": cost::count(&content.bytes).ok(),
+                "capabilities": needed(&structure),
                 "runs": verdict.is_none(),
                 "error": verdict.as_ref().map(ToString::to_string),
             });
@@ -70,7 +77,13 @@ impl Inspect {
                 }
             );
             match &verdict {
-                None => println!("verdict  runs without any grant"),
+                None => match structure.admit(&Grants::default()) {
+                    Ok(()) => println!("verdict  runs without any grant"),
+                    Err(_) => println!(
+                        "verdict  needs the capabilities {}",
+                        needed(&structure).join(", ")
+                    ),
+                },
                 Some(error) => println!("verdict  {error}"),
             }
         }
@@ -78,10 +91,28 @@ impl Inspect {
     }
 }
 
-fn words(need: Need) -> &'static str {
+/// The capabilities that a tenant must have been granted to run it.
+fn needed(structure: &Structure) -> Vec<&'static str> {
+    let needs = |capability: &Capability| {
+        let needs = |import: &String| structure::need(import) == Need::Grant(*capability);
+        structure.imports.iter().any(needs)
+    };
+    let needed = Capability::ALL.into_iter().filter(needs);
+    needed.map(Capability::as_str).collect()
+}
+
+fn words(need: Need) -> String {
     match need {
-        Need::Nothing => "needs nothing",
-        Need::LinkedButDenied => "needs nothing, but every call is denied",
-        Need::NotOffered => "no runner offers it",
+        Need::Nothing => "needs nothing".to_owned(),
+        Need::LessWithout(capability) => {
+            format!("needs nothing; more with `{}`", capability.as_str())
+        }
+        Need::DeniedWithout(capability) => format!(
+            "needs nothing, but every call is denied without `{}`",
+            capability.as_str()
+        ),
+        Need::Denied => "needs nothing, but every call is denied".to_owned(),
+        Need::Grant(capability) => format!("needs the capability `{}`", capability.as_str()),
+        Need::NotOffered => "no runner offers it".to_owned(),
     }
 }

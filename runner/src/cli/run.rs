@@ -10,20 +10,23 @@ use clap::Args;
 
 use crate::cli::args::{InputArgs, LimitArgs, parse_tenant};
 use crate::cli::{network_runtime, report};
-use crate::config::Config;
-use crate::modules::{self, Content};
+use crate::config::{self, Config};
+use crate::modules::{self, Content, structure};
 use crate::sandbox::engine::{Engine, Sizes};
 use crate::sandbox::host::types;
 use crate::sandbox::log::GuestEvents;
+use crate::sandbox::publish::{GuestMessages, Unpublished};
 use crate::sandbox::{Job, Sandbox};
 use crate::task::outcome::{CacheHit, Outcome, Status, TaskError, Usage};
 use crate::task::tenant::TenantId;
 use crate::task::{Reply, Shape, TaskId};
+use crate::tenants::{TenantPolicy, Tenants};
 
 /// Run a module here, without a broker
 ///
 /// The same sandbox, limits and checks as a runner's. The output goes to stdout, the guest's log and a
-/// summary to stderr. Ctrl-C asks the guest to stop (`is-cancelled`), a second one stops it.
+/// summary to stderr. Ctrl-C asks the guest to stop (`is-cancelled`), a second one stops it. With --config the tenant's
+/// limits and capabilities count: its keys and values are in memory, what it publishes is shown on stderr.
 ///
 /// Example: wasmqtt run upper.wasm --input hello
 #[derive(Debug, Args)]
@@ -34,6 +37,9 @@ pub(super) struct Run {
     input: InputArgs,
     #[command(flatten)]
     limits: LimitArgs,
+    /// A configuration file, for what the tenant may do [default: the limits of a runner, no capabilities]
+    #[arg(long, value_name = "FILE", env = "WASMQTT_CONFIG")]
+    config: Option<PathBuf>,
     /// The tenant that the guest is told
     #[arg(long, value_parser = parse_tenant, default_value = TenantId::DEFAULT)]
     tenant: TenantId,
@@ -44,12 +50,11 @@ pub(super) struct Run {
 
 impl Run {
     pub(super) fn run(self) -> Result<u8> {
-        let defaults = Config::default();
-        let ceilings = defaults.ceilings();
+        let (policy, memory_bytes) = self.policy()?;
         let limits = self
             .limits
             .requested()
-            .resolve(&defaults.limits(), &ceilings)
+            .resolve(&policy.limits, &policy.ceilings)
             .map_err(anyhow::Error::msg)?;
         let bytes = std::fs::read(&self.file)
             .with_context(|| format!("failed to read {}", self.file.display()))?;
@@ -64,9 +69,12 @@ impl Run {
 
         let engine = Arc::new(Engine::new(Sizes {
             guests: 1,
-            memory_bytes: ceilings.memory_bytes,
+            memory_bytes,
         })?);
-        let prepared = match modules::compile(&engine, &content.bytes) {
+        let admitted = structure::check(&content.bytes)
+            .and_then(|structure| structure.admit(&policy.grants))
+            .and_then(|()| modules::compile(&engine, &content.bytes));
+        let prepared = match admitted {
             Ok(prepared) => Arc::new(prepared),
             Err(error) => bail!("{}: {error}", self.file.display()),
         };
@@ -95,6 +103,8 @@ impl Run {
                     limits,
                     tenant: self.tenant.clone(),
                     weight: 1,
+                    grants: policy.grants.clone(),
+                    messages: Some(terminal.clone()),
                 },
                 Some(terminal.clone()),
             );
@@ -145,7 +155,22 @@ impl Run {
     }
 }
 
-/// The guest's log and progress on stderr.
+impl Run {
+    /// What the tenant may do, and the most memory that a guest here may have.
+    fn policy(&self) -> Result<(Arc<TenantPolicy>, u64)> {
+        let config = match &self.config {
+            None => Config::default(),
+            Some(_) => config::load(self.config.as_deref(), std::env::vars(), &[])?,
+        };
+        let tenants = Tenants::new(config.tenant_table()?);
+        let policy = tenants.policy(&self.tenant);
+        let policy =
+            policy.with_context(|| format!("tenant {} is not one that is served", self.tenant))?;
+        Ok((policy, config.ceilings().memory_bytes))
+    }
+}
+
+/// The guest's log, progress and messages on stderr.
 #[derive(Default)]
 struct Terminal {
     cancelled: AtomicBool,
@@ -165,5 +190,18 @@ impl GuestEvents for Terminal {
 
     fn is_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::Relaxed)
+    }
+}
+
+#[async_trait::async_trait]
+impl GuestMessages for Terminal {
+    async fn publish(
+        &self,
+        topic: String,
+        payload: bytes::Bytes,
+        _: Option<String>,
+    ) -> Result<(), Unpublished> {
+        eprintln!("[publish] {topic}: {} bytes", payload.len());
+        Ok(())
     }
 }

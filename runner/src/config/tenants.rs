@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
+use crate::config::capabilities::{Capabilities, Secrets};
 use crate::task::ModuleRef;
 use crate::task::limits::LimitValues;
 use crate::task::tenant::TenantId;
@@ -50,6 +51,8 @@ pub struct Tenant {
     pub sources: Vec<Source>,
     /// Filters of reply topics beside those below the tenant's prefix.
     pub reply_topics: Vec<String>,
+    /// What its guests may use.
+    pub capabilities: Capabilities,
 }
 
 impl Default for Tenant {
@@ -71,6 +74,7 @@ impl Default for Tenant {
             modules: Vec::new(),
             sources: vec![Source::Directory, Source::Published],
             reply_topics: Vec::new(),
+            capabilities: Capabilities::default(),
         }
     }
 }
@@ -97,7 +101,7 @@ pub struct TenantCeilings {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Unlisted {
-    /// They may do what `[tenants.default]` may, but for its default module and its reply topics.
+    /// They may do what `[tenants.default]` may, but for its default module, reply topics and capabilities.
     #[default]
     Admit,
     /// Their tasks are rejected (`tenant_denied`).
@@ -105,13 +109,22 @@ pub enum Unlisted {
 }
 
 impl Config {
-    /// What every tenant may do.
+    /// What every tenant may do; reads their secrets.
     pub fn tenant_table(&self) -> Result<Table> {
+        self.table(Secrets::Read)
+    }
+
+    /// That there is nothing wrong with it; secrets are left where they are.
+    pub(super) fn check_tenants(&self) -> Result<()> {
+        self.table(Secrets::Leave).map(drop)
+    }
+
+    fn table(&self, secrets: Secrets) -> Result<Table> {
         let nobodys = Tenant::default();
         let default = self.tenants.get(TenantId::DEFAULT).unwrap_or(&nobodys);
         let mut listed = BTreeMap::new();
         let read = |name: &str, tenant: &Tenant| {
-            self.policy(tenant)
+            self.policy(tenant, secrets)
                 .with_context(|| format!("failed to read `tenants.{name}`"))
         };
         listed.insert(
@@ -126,16 +139,20 @@ impl Config {
         }
         let unlisted = match self.runner.unlisted_tenants {
             Unlisted::Deny => None,
-            Unlisted::Admit => Some(Arc::new(self.policy(&Tenant {
-                default_module: None,
-                reply_topics: Vec::new(),
-                ..default.clone()
-            })?)),
+            Unlisted::Admit => {
+                let stranger = Tenant {
+                    default_module: None,
+                    reply_topics: Vec::new(),
+                    capabilities: Capabilities::default(),
+                    ..default.clone()
+                };
+                Some(Arc::new(self.policy(&stranger, secrets)?))
+            }
         };
         Ok(Table { listed, unlisted })
     }
 
-    fn policy(&self, tenant: &Tenant) -> Result<TenantPolicy> {
+    fn policy(&self, tenant: &Tenant, secrets: Secrets) -> Result<TenantPolicy> {
         let (limits, ours, asked) = (self.limits(), self.ceilings(), &tenant.ceilings);
         let below = |name, asked: Option<u64>, most: u64| {
             let value = asked.unwrap_or(most);
@@ -183,6 +200,7 @@ impl Config {
         });
         let patterns = tenant.modules.iter().map(|text| ModulePattern::parse(text));
         let default_module = tenant.default_module.as_deref().map(ModuleRef::parse);
+        let grants = tenant.capabilities.grants(secrets);
         Ok(TenantPolicy {
             limits: LimitValues {
                 fuel: limits.fuel.min(ceilings.fuel),
@@ -212,6 +230,7 @@ impl Config {
                 .iter()
                 .map(|filter| check_filter(filter))
                 .collect::<Result<_>>()?,
+            grants: Arc::new(grants.context("failed to read `capabilities`")?),
         })
     }
 }

@@ -155,6 +155,15 @@ fn the_example_documents_every_key() {
             "`tenants.NAME.compile.{key}` is not in examples/wasmqtt.toml"
         );
     }
+    let capabilities = serde_json::to_value(capabilities::Capabilities::default()).expect("values");
+    for key in capabilities.as_object().expect("keys").keys() {
+        assert!(
+            documented["tenants"]["default"]["capabilities"]
+                .get(key)
+                .is_some(),
+            "`tenants.NAME.capabilities.{key}` is not in examples/wasmqtt.toml"
+        );
+    }
     let read: Config = serde_json::from_value(documented).expect("every documented key exists");
     assert_eq!(
         (read.limits, read.ceilings),

@@ -227,6 +227,19 @@ impl Topics {
         }
     }
 
+    /// The full name of a topic that a guest names below its tenant's own prefix; an error says why it may not publish
+    /// there.
+    pub fn of_guest(&self, tenant: &TenantId, topic: &str) -> Result<String, String> {
+        let full = self.of(tenant, topic);
+        // A submitter takes what comes on `task_reply` for outcomes.
+        if topic.is_empty() || topic.split('/').next() == Some("task_reply") {
+            return Err(format!("{} is reserved", quoted(&full)));
+        }
+        self.check_reply(tenant, &full, &[])
+            .map_err(|why| format!("a guest publishes where answers may go: {why}"))?;
+        Ok(full)
+    }
+
     fn denied(&self, topic: &str) -> Result<(), String> {
         Err(format!(
             "{} is reserved: an answer may not go there",
@@ -332,6 +345,36 @@ mod tests {
             "x",
         ] {
             assert!(bare.task_of_control(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn guests_publish_below_their_tenants_prefix() {
+        let topics = Topics::new("fleet/").expect("a root");
+        let of = |t: &str, topic: &str| topics.of_guest(&tenant(t), topic);
+        assert_eq!(of("default", "alerts/1"), Ok("fleet/alerts/1".to_owned()));
+        let full = "fleet/tenants/acme/alerts/1".to_owned();
+        assert_eq!(of("acme", "alerts/1"), Ok(full));
+        let inside = "fleet/tenants/acme/tenants/other/x".to_owned();
+        assert_eq!(of("acme", "tenants/other/x"), Ok(inside));
+        for bad in [
+            "",
+            "a/+",
+            "#",
+            "a\0b",
+            "task_queue",
+            "task_completed",
+            "task_reply/1",
+            "task_status/1",
+            "task_control/1",
+            "modules/x",
+            "runner_status/x",
+        ] {
+            assert!(of("acme", bad).is_err(), "{bad}");
+            assert!(of("default", bad).is_err(), "{bad}");
+        }
+        for bad in ["tenants/acme/x", "$SYS/x"] {
+            assert!(of("default", bad).is_err(), "{bad}");
         }
     }
 

@@ -2,17 +2,40 @@
 
 use wasmparser::{ComponentExternalKind, ComponentTypeRef, Encoding, Parser, Payload};
 
+use crate::grants::{Capability, Grants};
 use crate::task::outcome::{ErrorCode, TaskError};
 
-/// The packages whose interfaces every guest may import; of WASI they are linked but empty.
-const LINKED: &[&str] = &[
-    "wasmqtt:task/",
-    "wasi:cli/",
-    "wasi:clocks/",
-    "wasi:filesystem/",
-    "wasi:io/",
-    "wasi:random/",
-    "wasi:sockets/",
+/// What interfaces need, by how their names begin; of those that fit the first counts.
+const OFFERED: &[(&str, Need)] = &[
+    ("wasmqtt:task/publish@", Need::Grant(Capability::Publish)),
+    ("wasmqtt:task/", Need::Nothing),
+    ("wasi:cli/", Need::Nothing),
+    ("wasi:io/", Need::Nothing),
+    ("wasi:clocks/", Need::LessWithout(Capability::Clock)),
+    ("wasi:random/", Need::LessWithout(Capability::Entropy)),
+    ("wasi:filesystem/", Need::DeniedWithout(Capability::Scratch)),
+    ("wasi:sockets/", Need::Denied),
+    ("wasi:http/types@0.2.", Need::Grant(Capability::Http)),
+    (
+        "wasi:http/outgoing-handler@0.2.",
+        Need::Grant(Capability::Http),
+    ),
+    (
+        "wasi:config/store@0.2.0-rc.1",
+        Need::Grant(Capability::Config),
+    ),
+    (
+        "wasi:keyvalue/store@0.2.0-draft",
+        Need::Grant(Capability::KeyValue),
+    ),
+    (
+        "wasi:keyvalue/atomics@0.2.0-draft",
+        Need::Grant(Capability::KeyValue),
+    ),
+    (
+        "wasi:keyvalue/batch@0.2.0-draft",
+        Need::Grant(Capability::KeyValue),
+    ),
 ];
 
 /// What a module is, recognised from what it exports.
@@ -66,8 +89,14 @@ pub struct Structure {
 pub enum Need {
     /// Every guest has it.
     Nothing,
+    /// Every guest has it; with the capability it is more.
+    LessWithout(Capability),
+    /// It is linked for everybody, and without the capability every call of it is denied.
+    DeniedWithout(Capability),
     /// It is linked, and every call of it is denied.
-    LinkedButDenied,
+    Denied,
+    /// A tenant without the capability may not run what imports it.
+    Grant(Capability),
     /// No runner links it.
     NotOffered,
 }
@@ -76,22 +105,52 @@ impl Need {
     /// For a program.
     pub fn as_str(self) -> &'static str {
         match self {
-            Need::Nothing => "nothing",
-            Need::LinkedButDenied => "denied",
+            Need::Nothing | Need::LessWithout(_) => "nothing",
+            Need::Denied | Need::DeniedWithout(_) => "denied",
+            Need::Grant(_) => "grant",
             Need::NotOffered => "not_offered",
+        }
+    }
+
+    /// The capability that it takes, or would be more with.
+    pub fn capability(self) -> Option<Capability> {
+        match self {
+            Need::LessWithout(it) | Need::DeniedWithout(it) | Need::Grant(it) => Some(it),
+            Need::Nothing | Need::Denied | Need::NotOffered => None,
         }
     }
 }
 
 /// What an import needs.
 pub fn need(import: &str) -> Need {
-    let denied = ["wasi:filesystem/", "wasi:sockets/"];
-    if denied.iter().any(|package| import.starts_with(package)) {
-        Need::LinkedButDenied
-    } else if LINKED.iter().any(|package| import.starts_with(package)) {
-        Need::Nothing
-    } else {
-        Need::NotOffered
+    let offered = OFFERED
+        .iter()
+        .find(|(beginning, _)| import.starts_with(beginning));
+    offered.map_or(Need::NotOffered, |(_, need)| *need)
+}
+
+impl Structure {
+    /// Refuses a module for a tenant that was not granted what it imports, by name.
+    pub fn admit(&self, grants: &Grants) -> Result<(), TaskError> {
+        let missing = |import: &&String| match need(import) {
+            Need::Grant(capability) => !grants.has(capability),
+            _ => false,
+        };
+        let missing: Vec<String> = self
+            .imports
+            .iter()
+            .filter(missing)
+            .map(|import| {
+                let capability = need(import).capability();
+                let capability = capability.map_or("", Capability::as_str);
+                format!("{import} (capability `{capability}`)")
+            })
+            .collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let why = format!("imports {}, not granted to the tenant", list(&missing));
+        Err(TaskError::new(ErrorCode::CapabilityDenied, why))
     }
 }
 
@@ -191,7 +250,7 @@ pub fn check(bytes: &[u8]) -> Result<Structure, TaskError> {
     {
         return Err(TaskError::new(
             ErrorCode::ImportDenied,
-            format!("imports {import}, which nobody granted"),
+            format!("imports {import}, which no runner offers"),
         ));
     }
     Ok(structure)

@@ -16,10 +16,12 @@ use crate::journal::record::{Attempted, Content, Kept, Key, Stored};
 use crate::modules::Module;
 use crate::mqtt;
 use crate::runner::active::Active;
+use crate::runner::messages::Messages;
 use crate::runner::voice::Voice;
 use crate::runner::{Shared, settle};
 use crate::sandbox::host::types;
 use crate::sandbox::log::GuestEvents;
+use crate::sandbox::publish::GuestMessages;
 use crate::sandbox::{Job, Ran};
 use crate::task::Task;
 use crate::task::limits::Limits;
@@ -325,7 +327,7 @@ async fn attempt(
     shared.journal.attempt(attempted).await;
     shared.event(task, &Event::Started { attempt: number });
     let queued = in_hand.received.elapsed();
-    let job = job(task, limits, policy.weight, number);
+    let job = shared.job(task, policy, limits, number);
     let events = Voice::of(task, shared).map(|voice| voice as Arc<dyn GuestEvents>);
     let mut stopped = shared.stopped.subscribe();
     let ran = tokio::select! {
@@ -340,9 +342,9 @@ async fn attempt(
     Ok(shared.ended(in_hand, number, &module, hit, queued, ran))
 }
 
-fn job(task: &Task, limits: Limits, weight: u32, attempt: u32) -> Job {
+fn context(task: &Task, limits: Limits, attempt: u32) -> types::Context {
     let deadline = SystemTime::now() + Duration::from_millis(limits.timeout_ms.value);
-    let context = types::Context {
+    types::Context {
         id: task.id.to_string(),
         tenant: task.tenant.to_string(),
         module: task.module.to_string(),
@@ -356,13 +358,6 @@ fn job(task: &Task, limits: Limits, weight: u32, attempt: u32) -> Job {
             .iter()
             .map(|(name, value)| (name.clone(), value.clone()))
             .collect(),
-    };
-    Job {
-        context,
-        input: task.input.clone(),
-        limits,
-        tenant: task.tenant.clone(),
-        weight,
     }
 }
 
@@ -388,6 +383,24 @@ pub(super) fn no_room(shared: &Shared, in_hand: &InHand) -> Outcome {
 }
 
 impl Shared {
+    fn job(&self, task: &Task, policy: &TenantPolicy, limits: Limits, attempt: u32) -> Job {
+        let grants = policy.grants.clone();
+        let messages = grants.publish.map(|_| Messages {
+            topics: self.topics.clone(),
+            publisher: self.lanes.publisher(&task.tenant),
+            tenant: task.tenant.clone(),
+        });
+        Job {
+            context: context(task, limits, attempt),
+            input: task.input.clone(),
+            limits,
+            tenant: task.tenant.clone(),
+            weight: policy.weight,
+            grants,
+            messages: messages.map(|messages| Arc::new(messages) as Arc<dyn GuestMessages>),
+        }
+    }
+
     fn rejected(&self, in_hand: &InHand, rejection: Rejection) -> Outcome {
         Outcome {
             attempts: in_hand.attempts.clone(),

@@ -24,6 +24,7 @@ use crate::runner::slots::Slot;
 use crate::runner::{Reloader, Runner, Shared, presence};
 use crate::sandbox::Sandbox;
 use crate::sandbox::engine::{Engine, Sizes};
+use crate::sandbox::services::Services;
 use crate::tenants::Tenants;
 
 /// The most bytes of outcomes that a journal in memory holds.
@@ -48,6 +49,7 @@ impl Runner {
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
         let sandbox =
             Sandbox::new(engine.clone(), cores).context("failed to start the guests' threads")?;
+        let sandbox = sandbox.with_services(services(config, &slot));
         let (modules, module_connection) = module_store(config, engine, &topics)?;
         let control = mqtt::connect(control_settings(config, &topics)?);
         // Before any task: what others ended, and which tasks are canceled.
@@ -129,6 +131,13 @@ impl Runner {
             slot,
         })
     }
+}
+
+/// Keys and values are the machine's; folders of tasks the process's own.
+fn services(config: &Config, slot: &Slot) -> Services {
+    let state = config.journal.directory.as_ref();
+    let scratch = slot.folder.as_ref().map(|folder| folder.join("scratch"));
+    Services::new(state.map(|state| state.join("keyvalue.db")), scratch)
 }
 
 pub(super) fn open_journal(

@@ -12,9 +12,8 @@ use wasmtime::{
 };
 
 use crate::sandbox::guest::Guest;
-use crate::sandbox::host;
 use crate::sandbox::limiter::MAX_TABLE_ELEMENTS;
-use crate::sandbox::wasi;
+use crate::sandbox::{config, host, http, keyvalue, publish, scratch, wasi};
 
 /// The epoch clock's tick. 1 to 10 ms cost nothing measurable.
 const TICK: Duration = Duration::from_millis(10);
@@ -29,6 +28,19 @@ const MAX_MEMORIES: u32 = 4;
 const MAX_TABLES: u32 = 16;
 /// More guests at one time than this would need `vm.max_map_count` raised: past it the process dies.
 pub const MAX_GUESTS: usize = 4_000;
+
+/// What is linked besides WASI; the last of it takes functions of WASI over. It is there for every module, and each
+/// function asks for itself what its guest was granted: which module may import what is decided before it is compiled.
+const CAPABILITIES: [(&str, AddToLinker); 6] = [
+    ("the host functions", host::add_to_linker),
+    ("wasi:http", http::add_to_linker),
+    ("wasi:config", config::add_to_linker),
+    ("wasi:keyvalue", keyvalue::add_to_linker),
+    ("wasmqtt:task/publish", publish::add_to_linker),
+    ("the scratch folder", scratch::add_to_linker),
+];
+
+type AddToLinker = fn(&mut Linker<Guest>) -> wasmtime::Result<()>;
 
 /// The sizes of the pool.
 #[derive(Debug, Clone, Copy)]
@@ -49,16 +61,18 @@ pub struct Engine {
 impl Engine {
     /// Sets up the pool, the linker and the epoch clock.
     pub fn new(sizes: Sizes) -> Result<Engine> {
-        let engine = wasmtime::Engine::new(&config(sizes))
+        let engine = wasmtime::Engine::new(&settings(sizes))
             .map_err(anyhow::Error::from)
             .context("failed to set up the wasm engine")?;
         let mut linker = Linker::new(&engine);
         wasi::add_to_linker(&mut linker)
             .map_err(anyhow::Error::from)
             .context("failed to link WASI")?;
-        host::add_to_linker(&mut linker)
-            .map_err(anyhow::Error::from)
-            .context("failed to link the host functions")?;
+        for (what, add_to_linker) in CAPABILITIES {
+            add_to_linker(&mut linker)
+                .map_err(anyhow::Error::from)
+                .with_context(|| format!("failed to link {what}"))?;
+        }
         let epochs = Epochs::start(engine.clone())?;
         Ok(Engine {
             engine,
@@ -97,7 +111,7 @@ pub(super) fn ticks(timeout_ms: u64) -> u64 {
     (timeout_ms / TICK.as_millis() as u64).saturating_add(GRACE_TICKS)
 }
 
-fn config(sizes: Sizes) -> Config {
+fn settings(sizes: Sizes) -> Config {
     let guests = sizes.guests as u32;
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(guests)

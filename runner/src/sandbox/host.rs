@@ -52,6 +52,7 @@ pub(super) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
                 .last_progress
                 .is_none_or(|last| last.elapsed() >= PROGRESS_EVERY);
             if let Some(events) = guest.events.as_ref().filter(|_| due) {
+                let message = guest.grants.redact(&message).unwrap_or(message);
                 let message: String = message.chars().take(256).collect();
                 events.progress(done, total, &message);
                 guest.last_progress = Some(Instant::now());
@@ -81,7 +82,7 @@ pub(super) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
 }
 
 /// Burns the fuel of a host call; out of it, the guest ends as it would in its own code.
-fn charge(store: &mut StoreContextMut<'_, Guest>, bytes: usize) -> wasmtime::Result<()> {
+pub(super) fn charge(store: &mut StoreContextMut<'_, Guest>, bytes: usize) -> wasmtime::Result<()> {
     let cost = CALL_FUEL.saturating_add(bytes as u64);
     match store.get_fuel()?.checked_sub(cost) {
         Some(left) => store.set_fuel(left),

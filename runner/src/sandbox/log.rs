@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use crate::grants::Grants;
+
 /// The log that one task may write, in bytes.
 pub const LOG_BYTES: usize = 64 << 10;
 /// What a line costs of that besides its own bytes: else empty lines would be free, and each is a message.
@@ -23,14 +25,17 @@ pub trait GuestEvents: Send + Sync {
 /// A task's log, up to its bound.
 pub(super) struct LogSink {
     events: Option<Arc<dyn GuestEvents>>,
+    /// For the secrets in it, which are not to be in a log.
+    grants: Arc<Grants>,
     left: AtomicUsize,
     cut: AtomicBool,
 }
 
 impl LogSink {
-    pub(super) fn new(events: Option<Arc<dyn GuestEvents>>) -> Arc<LogSink> {
+    pub(super) fn new(events: Option<Arc<dyn GuestEvents>>, grants: Arc<Grants>) -> Arc<LogSink> {
         Arc::new(LogSink {
             events,
+            grants,
             left: AtomicUsize::new(LOG_BYTES),
             cut: AtomicBool::new(false),
         })
@@ -45,15 +50,19 @@ impl LogSink {
         let Some(events) = self.events.as_ref().filter(|_| !self.is_full()) else {
             return;
         };
-        // One guest runs on one thread at a time: no other writer comes between.
-        let left = self.left.load(Ordering::Relaxed);
+        let redacted = self.grants.redact(message);
+        let message = redacted.as_deref().unwrap_or(message);
         let cost = message.len() + LINE_BYTES;
-        if cost > left {
-            self.cut.store(true, Ordering::Relaxed);
-            let note = format!("the log ends here: a task may write {LOG_BYTES} bytes of it");
-            return events.log("warn", "log", &note);
+        // The guest is not the only writer: a request that fails is logged when it does.
+        let spend = |left: usize| left.checked_sub(cost);
+        let relaxed = Ordering::Relaxed;
+        if self.left.fetch_update(relaxed, relaxed, spend).is_err() {
+            if !self.cut.swap(true, Ordering::Relaxed) {
+                let note = format!("the log ends here: a task may write {LOG_BYTES} bytes of it");
+                events.log("warn", "log", &note);
+            }
+            return;
         }
-        self.left.store(left - cost, Ordering::Relaxed);
         events.log(level, source, message);
     }
 }

@@ -1,35 +1,75 @@
-//! What a guest gets of WASI 0.2 when nobody granted it anything.
+//! What a guest gets of WASI 0.2.
 //!
-//! Interfaces that toolchains import without using (filesystem, sockets) are linked but empty: no
-//! preopened folder, every socket and every name look-up denied.
+//! Interfaces that toolchains import without using are linked for everybody. Sockets and name look-ups are denied, and
+//! so are files but for the folder of a task that was granted one. Clocks and random bytes are needed by a standard
+//! library (a map's hasher draws some): without a grant the clocks are coarse, and the bytes are the task's own stream.
 
+use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
+use wasmtime::StoreContextMut;
 use wasmtime::component::Linker;
+use wasmtime_wasi::filesystem::FsPerms;
+use wasmtime_wasi::p2::bindings::random::random::Host as _;
 use wasmtime_wasi::p2::pipe::MemoryInputPipe;
 use wasmtime_wasi::{HostMonotonicClock, HostWallClock, WasiCtx, WasiView};
 
 use crate::sandbox::Job;
+use crate::sandbox::entropy::Seed;
+use crate::sandbox::guest::Guest;
+use crate::sandbox::host::charge;
 use crate::sandbox::stdio::{Sink, Stream};
 
 /// What the clocks show is a multiple of this: a finer clock is an instrument for timing attacks.
 const CLOCK_STEP: Duration = Duration::from_millis(1);
+/// Random bytes that one call may ask for; the host makes them all at once.
+const RANDOM_BYTES: u64 = 1 << 20;
 
-pub(super) fn add_to_linker<T: WasiView>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
-    wasmtime_wasi::p2::add_to_linker_async(linker)
+pub(super) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
+    wasmtime_wasi::p2::add_to_linker_async(linker)?;
+    linker.allow_shadowing(true);
+    let mut random = linker.instance("wasi:random/random@0.2.12")?;
+    random.func_wrap(
+        "get-random-bytes",
+        |mut store: StoreContextMut<'_, Guest>, (bytes,): (u64,)| {
+            charge(&mut store, usize::try_from(bytes).unwrap_or(usize::MAX))?;
+            let random = store.data_mut().ctx().ctx.random();
+            Ok((random.get_random_bytes(bytes)?,))
+        },
+    )?;
+    linker.allow_shadowing(false);
+    Ok(())
 }
 
 /// The context of one guest. `command` says that it is a WASI command: its input is on stdin and its task's
 /// fields are in the environment.
-pub(super) fn context(job: &Job, command: bool, stdout: impl Sink, stderr: impl Sink) -> WasiCtx {
+pub(super) fn context(
+    job: &Job,
+    command: bool,
+    scratch: Option<&Path>,
+    stdout: impl Sink,
+    stderr: impl Sink,
+) -> wasmtime::Result<WasiCtx> {
     let mut wasi = WasiCtx::builder();
     wasi.allow_tcp(false)
         .allow_udp(false)
         .allow_ip_name_lookup(false)
-        .wall_clock(CoarseWallClock)
-        .monotonic_clock(CoarseMonotonicClock(Instant::now()))
+        .max_random_size(RANDOM_BYTES)
         .stdout(Stream(stdout))
         .stderr(Stream(stderr));
+    if !job.grants.clock {
+        wasi.wall_clock(CoarseWallClock)
+            .monotonic_clock(CoarseMonotonicClock(Instant::now()));
+    }
+    if !job.grants.entropy {
+        let seed = Seed::of(&job.context);
+        wasi.secure_random(seed.stream())
+            .insecure_random(seed.stream())
+            .insecure_random_seed(seed.number());
+    }
+    if let Some(folder) = scratch {
+        wasi.preopened_dir(folder, "/scratch", FsPerms::ReadWrite)?;
+    }
     if command {
         let task = &job.context;
         wasi.stdin(MemoryInputPipe::new(job.input.clone()))
@@ -50,7 +90,7 @@ pub(super) fn context(job: &Job, command: bool, stdout: impl Sink, stderr: impl 
             );
         }
     }
-    wasi.build()
+    Ok(wasi.build())
 }
 
 fn coarse(time: Duration) -> Duration {
