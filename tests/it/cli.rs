@@ -93,7 +93,7 @@ pub(crate) async fn help() {
     let shell = Shell::new();
     for command in [
         "", "demo", "serve", "submit", "cancel", "outcome", "push", "run", "inspect", "bench",
-        "check",
+        "check", "acl", "passwd", "doctor",
     ] {
         let arguments: Vec<&str> = [command, "--help"]
             .into_iter()

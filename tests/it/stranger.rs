@@ -29,11 +29,14 @@ pub(crate) struct Papers<'a> {
     pub(crate) session: bool,
 }
 
+/// A topic and a payload.
+pub(crate) type Said = (String, Vec<u8>);
+
 pub(crate) struct Stranger {
     write: Arc<tokio::sync::Mutex<OwnedWriteHalf>>,
     version: u8,
     answers: mpsc::UnboundedReceiver<Packet>,
-    heard: Arc<Mutex<Vec<(String, Vec<u8>)>>>,
+    heard: Arc<Mutex<Vec<Said>>>,
     reading: JoinHandle<()>,
 }
 
@@ -128,7 +131,7 @@ impl Stranger {
     }
 
     /// What came so far.
-    pub(crate) fn heard(&self) -> Vec<(String, Vec<u8>)> {
+    pub(crate) fn heard(&self) -> Vec<Said> {
         let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
         heard.clone()
     }

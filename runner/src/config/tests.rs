@@ -116,6 +116,49 @@ fn secrets_are_hidden() {
     );
 }
 
+#[test]
+fn users_of_the_embedded_broker() {
+    let hash = crate::access::password::PasswordHash::new("hunter2", 1).expect("a hash");
+    let user = |rest: &str| format!("[broker.users.shop]\npassword_hash = \"{hash}\"\n{rest}\n");
+    let config = load_from(&user("tenant = \"acme\""), &[], &[]).expect("a configuration");
+    let users = config.broker_users().expect("users");
+    assert!(users[0].access.may_publish("tenants/acme/modules/x"));
+    assert!(!users[0].runner && users[0].password.fits(b"hunter2"));
+    let shown = toml::to_string(&config.without_secrets()).expect("TOML");
+    assert!(!shown.contains(&hash.to_string()), "{shown}");
+    for (file, expected) in [
+        (user(""), "a user has either a `role` or a `tenant`"),
+        (
+            user("tenant = \"acme\"\nrole = \"runner\""),
+            "a user has either a `role` or a `tenant`",
+        ),
+        (user("role = \"admin\""), "unknown variant `admin`"),
+        (user("tenant = \"A\""), "failed to read `broker.users.shop`"),
+        (
+            user("role = \"runner\"").replace("shop", "\"a/b\""),
+            "`broker.users` are named with",
+        ),
+        (
+            "[broker.users.x]\npassword_hash = \"hunter2\"\nrole = \"runner\"".to_owned(),
+            "as `wasmqtt passwd` prints it",
+        ),
+        (
+            "[broker]\nanonymous = true\n".to_owned() + &user("role = \"runner\""),
+            "exclude each other",
+        ),
+        (
+            "[broker]\nembedded = true\naddress = \"0.0.0.0:1883\"".to_owned(),
+            "is open to others than this machine",
+        ),
+    ] {
+        let message = refused(&file, &[]);
+        assert!(
+            message.contains(expected) && !message.contains("hunter2"),
+            "{file:?}: {message}"
+        );
+    }
+}
+
 /// `examples/wasmqtt.toml` documents every key, with its default: uncommented it is the default configuration.
 #[test]
 fn the_example_documents_every_key() {
