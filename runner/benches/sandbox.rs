@@ -11,6 +11,7 @@ use wasmqtt::sandbox::engine::{Engine, Sizes};
 use wasmqtt::sandbox::host::types::Context;
 use wasmqtt::sandbox::{Job, Sandbox, execute};
 use wasmqtt::task::limits::{LimitValues, RequestedLimits};
+use wasmqtt::task::tenant::TenantId;
 
 fn job() -> Job {
     let values = LimitValues {
@@ -33,6 +34,8 @@ fn job() -> Job {
         limits: RequestedLimits::default()
             .resolve(&values, &values)
             .expect("limits"),
+        tenant: TenantId::default(),
+        weight: 1,
     }
 }
 

@@ -2,12 +2,12 @@
 //!
 //! Pure: time is a value.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use crate::envelope::encode::rfc3339;
 use crate::envelope::topics::Topics;
 use crate::task::limits::Limits;
-use crate::task::outcome::{ErrorCode, Status, TaskError};
+use crate::task::outcome::{ErrorCode, GuestRetry, Status, TaskError};
 use crate::task::tenant::TenantId;
 use crate::task::{ModuleRef, Task};
 use crate::tenants::TenantPolicy;
@@ -34,6 +34,16 @@ impl From<TaskError> for Rejection {
 pub fn unserved(tenant: &TenantId) -> Rejection {
     let why = format!("tenant {tenant} is not one that this runner serves");
     TaskError::new(ErrorCode::TenantDenied, why).into()
+}
+
+/// Why a task over its tenant's rate or budget does not run; `wait` is the time after which another may.
+pub fn over_quota(tenant: &TenantId, wait: Duration) -> Rejection {
+    let millis = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1);
+    let why =
+        format!("tenant {tenant} is over its rate or its fuel budget: try again in {millis} ms");
+    let mut error = TaskError::new(ErrorCode::QuotaExceeded, why);
+    error.retry = Some(GuestRetry::After(millis));
+    error.into()
 }
 
 /// Whether a task may run, and under which limits.

@@ -2,7 +2,8 @@
 //!
 //! Owns the broker's thread, its runtime and its settings; the rooms beside it own the rest: [`shares`] decides who
 //! gets a message of a shared subscription and where it waits, over [`groups`] and [`held`]; [`sessions`] tells it what
-//! becomes of the sessions, [`hooks`] what becomes of the messages, and [`retained`] keeps the retained ones. Only
+//! becomes of the sessions, [`hooks`] what becomes of the messages, [`retained`] keeps the retained ones, and [`doors`]
+//! lets in who may. Only
 //! `broker*` names rmqtt. Knows nothing of tasks, tenants or modules: they are topics
 //! and bytes here.
 //!
@@ -26,11 +27,14 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, error};
 
+pub use self::doors::User;
+use self::doors::{Door, Doors};
 use self::hooks::Hooks;
 use self::retained::Retained;
 use self::sessions::{OwnShares, Sessions};
 use self::shares::{Limits, Shares};
 
+mod doors;
 mod groups;
 mod held;
 mod hooks;
@@ -44,15 +48,20 @@ pub const LOG_FILTER: &str = "rmqtt=warn,rmqtt_net=warn,rmqtt_codec=warn";
 /// rmqtt drops what exceeds a session's queue, after a successful PUBACK. Messages of shared subscriptions wait in
 /// [`shares`] instead, so this bounds only what is queued for ordinary subscribers that are slow or away.
 const SESSION_QUEUE_MESSAGES: usize = 1_000_000;
+/// Of the hooks that deny; those that do not say have 0.
+const DOORS: u32 = 100;
 /// How long [`Broker::stop`] waits for the connections to end by themselves.
 const STOP_GRACE: Duration = Duration::from_secs(2);
 
 /// What the broker listens on, and how much it holds.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Where it listens; port 0 picks a free one. Loopback by default: until there is authentication, whoever
-    /// can connect may do anything.
+    /// Where it listens; port 0 picks a free one. Loopback by default.
     pub address: SocketAddr,
+    /// Who may connect, and do what. None by default: then whoever can connect may do anything.
+    pub users: Vec<User>,
+    /// Client ids that begin so are for runners alone; empty by default, for none.
+    pub runner_client_ids: String,
     /// The largest packet it takes, in bytes: 64 MiB by default, so that a module can be published.
     pub max_packet_bytes: u32,
     /// Topic filters whose messages wait while no shared subscription takes them, instead of being dropped as MQTT
@@ -76,6 +85,8 @@ impl Default for Settings {
     fn default() -> Settings {
         Settings {
             address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            users: Vec::new(),
+            runner_client_ids: String::new(),
             max_packet_bytes: 64 << 20,
             park: vec!["task_queue".into(), "tenants/+/task_queue".into()],
             max_held_messages: 1_000_000,
@@ -211,6 +222,7 @@ fn listen(settings: &Settings) -> anyhow::Result<Listener> {
         .message_expiry_interval(Duration::ZERO)
         .session_expiry_interval(settings.max_session_expiry)
         .max_session_expiry_interval(settings.max_session_expiry)
+        .allow_anonymous(settings.users.is_empty())
         .bind()?
         .tcp()
 }
@@ -227,12 +239,24 @@ async fn context(settings: &Settings) -> ServerContext {
     *extends.shared_mut().await = Box::new(Sessions::new(
         DefaultShared::new(Some(context.clone())),
         shares.clone(),
+        !settings.users.is_empty(),
     ));
     *extends.shared_subscription_mut().await = Box::new(OwnShares);
     *extends.retain_mut().await = Box::new(Retained::new(settings.park.clone()));
     let register = extends.hook_mgr().register();
-    // Authentication and access control are hooks too: `ClientAuthenticate`, `ClientSubscribeCheckAcl`, and
-    // `MessagePublishCheckAcl` at a higher priority than the one here. A superuser skips both checks.
+    if !settings.users.is_empty() {
+        let doors = Doors::new(settings, shares.clone());
+        for on in [
+            Type::ClientAuthenticate,
+            Type::ClientSubscribeCheckAcl,
+            Type::MessagePublishCheckAcl,
+        ] {
+            // Before the others: what is denied takes no room.
+            register
+                .add_priority(on, DOORS, Box::new(Door(doors.clone())))
+                .await;
+        }
+    }
     for on in [
         Type::MessagePublish,
         Type::MessagePublishCheckAcl,

@@ -1,5 +1,6 @@
 //! The command line: parse, set up logging, dispatch, exit code. A file per subcommand.
 
+mod acl;
 mod args;
 mod bench;
 mod cancel;
@@ -7,9 +8,12 @@ mod check;
 mod compile;
 mod dead_letter;
 mod demo;
+mod doctor;
 mod inspect;
 mod outcome;
+mod passwd;
 mod push;
+mod reload;
 mod report;
 mod run;
 mod serve;
@@ -35,6 +39,11 @@ pub const TASK_FAILED: u8 = 3;
 /// No outcome came in time, or the waiting was interrupted.
 pub const NO_OUTCOME: u8 = 4;
 
+/// `doctor`: a finding to warn of, none that is fatal.
+pub const WARNING_FINDING: u8 = 3;
+/// `doctor`: a finding that is fatal.
+pub const FATAL_FINDING: u8 = 4;
+
 const EXIT_CODES: &str = "\
 Exit codes:
   0  it worked; for `run`, `submit` and `outcome`: the task succeeded; for `cancel`: it was canceled
@@ -42,6 +51,7 @@ Exit codes:
   2  the arguments are wrong
   3  `run`, `submit`, `outcome`: the task ended otherwise than succeeded; `cancel`: than canceled
   4  `submit`, `outcome`, `cancel`: no outcome came in time; `submit`: or it was interrupted
+  `doctor`: 0 nothing to worry about, 1 nothing could be tried, 3 warnings, 4 something fatal
 
 Environment:
   WASMQTT_CONFIG          a configuration file, as --config
@@ -75,12 +85,20 @@ enum Command {
     Check(check::Check),
     #[command(hide = true, name = jail::SUBCOMMAND)]
     Compile(compile::Compile),
+    Doctor(doctor::Doctor),
+    Acl(Box<acl::Acl>),
+    Passwd(passwd::Passwd),
 }
 
 /// Parses the arguments and runs the command.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    log_to_stderr(matches!(cli.command, Command::Serve(_)));
+    log_to_stderr(match cli.command {
+        Command::Serve(_) => "info",
+        // The client warns of every denial, which is what it is there to find.
+        Command::Doctor(_) => "error",
+        _ => "warn",
+    });
     let done = match cli.command {
         Command::Demo(command) => command.run(),
         Command::Serve(command) => command.run(),
@@ -94,6 +112,9 @@ pub fn main() -> ExitCode {
         Command::DeadLetter(command) => command.run(),
         Command::Check(command) => command.run(),
         Command::Compile(command) => command.run(),
+        Command::Doctor(command) => command.run(),
+        Command::Acl(command) => command.run(),
+        Command::Passwd(command) => command.run(),
     };
     match done {
         Ok(code) => ExitCode::from(code),
@@ -104,8 +125,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn log_to_stderr(serving: bool) {
-    let default = if serving { "info" } else { "warn" };
+fn log_to_stderr(default: &str) {
     let wanted = std::env::var("WASMQTT_LOG")
         .unwrap_or_else(|_| format!("{default},{}", broker::LOG_FILTER));
     let filter = EnvFilter::try_new(&wanted).unwrap_or_else(|error| {

@@ -99,12 +99,7 @@ impl Client {
             .map_err(|why| anyhow!(why).context("failed to connect"))?;
         let waiting = Arc::new(Waiting::new(publisher.clone()));
         let mut tasks = JoinSet::new();
-        tasks.spawn(receive(
-            deliveries,
-            publisher.clone(),
-            tenant.clone(),
-            waiting.clone(),
-        ));
+        tasks.spawn(receive(deliveries, tenant.clone(), waiting.clone()));
         let shared = Shared {
             publisher,
             topics,

@@ -2,6 +2,7 @@
 //!
 //! Every key is documented in `examples/wasmqtt.toml`.
 
+pub mod access;
 mod layers;
 pub mod sections;
 pub mod tenants;
@@ -67,6 +68,11 @@ impl Config {
             "`mqtt.group` must be a name without `/`, `+` and `#`, got {:?}",
             self.mqtt.group
         );
+        let prefix = &self.mqtt.client_id_prefix;
+        ensure!(
+            (1..=128).contains(&prefix.len()) && !prefix.contains(['/', '+', '#', '\0']),
+            "`mqtt.client_id_prefix` must be 1 to 128 bytes without `/`, `+` and `#`, got {prefix:?}"
+        );
         let name = &self.runner.name;
         ensure!(
             (1..=128).contains(&name.len()) && !name.contains(['/', '+', '#', '\0']),
@@ -110,6 +116,7 @@ impl Config {
         );
         self.validate_limits()?;
         self.tenant_table()?;
+        self.validate_users()?;
         Ok(())
     }
 
@@ -269,6 +276,12 @@ impl Config {
         let mut shown = self.clone();
         if shown.mqtt.password.is_some() {
             shown.mqtt.password = Some("(hidden)".to_owned());
+        }
+        if shown.mqtt.client_id_prefix != sections::DEFAULT_CLIENT_ID_PREFIX {
+            shown.mqtt.client_id_prefix = "(hidden)".to_owned();
+        }
+        for user in shown.broker.users.values_mut() {
+            user.password_hash = "(hidden)".to_owned();
         }
         shown
     }

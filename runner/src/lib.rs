@@ -2,15 +2,20 @@
 
 #![warn(missing_docs)]
 
+pub mod access;
 pub mod admission;
 pub mod broker;
 pub mod cli;
 pub mod client;
 pub mod config;
+pub mod doctor;
 pub mod envelope;
+pub mod fair;
+pub mod hardening;
 pub mod journal;
 pub mod modules;
 pub mod mqtt;
+pub mod quota;
 pub mod recurring;
 pub mod runner;
 pub mod sandbox;

@@ -6,6 +6,7 @@
 //! publish without a PUBACK is sent again. It must not know what a task is.
 
 pub mod echo;
+pub mod probe;
 pub mod settings;
 
 mod acks;
@@ -15,6 +16,8 @@ mod link;
 mod outbox;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -29,32 +32,52 @@ pub struct Delivery {
     pub inbound: Inbound,
     /// The broker says that it sent this before.
     pub redelivered: bool,
-    /// Hand it to [`Publisher::ack`] when the message's work is done; dropping it leaves the message to be
+    /// To be used up by [`AckToken::ack`] when the message's work is done; dropping it leaves the message to be
     /// delivered again. `None` for QoS 0, which is never delivered again.
     pub token: Option<AckToken>,
+    /// Which of the connections it came over that share an inbox: [`Settings::mark`].
+    pub mark: u32,
 }
 
 /// The right to acknowledge one delivery, good only on the connection that it came on.
 #[derive(Debug)]
 pub struct AckToken {
-    generation: u64,
+    session: mpsc::WeakUnboundedSender<Command>,
+    /// Tells sessions apart.
+    number: u64,
+    place: Place,
+}
+
+/// A delivery's place in its session.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place {
+    pub(crate) generation: u64,
     sequence: u64,
-    packet_id: u16,
+    pub(crate) packet_id: u16,
 }
 
 impl AckToken {
     /// Whether both came on one connection: then holding one of them is enough for the broker to deliver again.
     pub fn same_connection(&self, other: &AckToken) -> bool {
-        self.generation == other.generation
+        (self.number, self.place.generation) == (other.number, other.place.generation)
+    }
+
+    /// Acknowledges the delivery. A token of an earlier connection does nothing: the broker delivers again.
+    pub fn ack(self) {
+        if let Some(session) = self.session.upgrade() {
+            let _ = session.send(Command::Ack(self.place));
+        }
     }
 }
 
 /// Where deliveries come from.
 pub type Deliveries = mpsc::UnboundedReceiver<Delivery>;
 
-/// What a broker said of itself when it accepted the connection.
+/// What a broker said of itself when it accepted the connection, and when.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BrokerLimits {
+    /// When the connection was made.
+    pub since: Instant,
     /// The largest packet that it takes, in bytes.
     pub max_packet_bytes: usize,
     /// It kept the session of the last connection.
@@ -117,7 +140,7 @@ pub(crate) enum Command {
         Arc<Message>,
         oneshot::Sender<Result<Published, PublishError>>,
     ),
-    Ack(AckToken),
+    Ack(Place),
     Subscribe(String, oneshot::Sender<Result<(), String>>),
     Unsubscribe(String),
     Close(oneshot::Sender<()>),
@@ -128,17 +151,35 @@ pub(crate) enum Command {
 pub struct Publisher {
     commands: mpsc::UnboundedSender<Command>,
     state: watch::Receiver<State>,
+    unanswered: Arc<AtomicUsize>,
 }
 
 /// Starts a connection: it is kept up until [`Publisher::close`] or until every publisher is dropped.
 pub fn connect(settings: Settings) -> (Deliveries, Publisher) {
+    let (inbox, deliveries) = mpsc::unbounded_channel();
+    (deliveries, connect_into(settings, inbox))
+}
+
+/// The same, with deliveries into an inbox that connections may share.
+pub fn connect_into(settings: Settings, inbox: mpsc::UnboundedSender<Delivery>) -> Publisher {
+    static SESSIONS: AtomicU64 = AtomicU64::new(0);
     let (commands, command_queue) = mpsc::unbounded_channel();
-    let (delivered, deliveries) = mpsc::unbounded_channel();
     let (state_sender, state) = watch::channel(State::Connecting { last_error: None });
-    let session = connection::Session::new(settings, command_queue, delivered, state_sender);
+    let unanswered = Arc::new(AtomicUsize::new(0));
+    let inbox = connection::Inbox {
+        deliveries: inbox,
+        mark: settings.mark,
+        session: commands.downgrade(),
+        number: SESSIONS.fetch_add(1, Ordering::Relaxed),
+        unanswered: unanswered.clone(),
+    };
+    let session = connection::Session::new(settings, command_queue, inbox, state_sender);
     tokio::spawn(session.run());
-    let publisher = Publisher { commands, state };
-    (deliveries, publisher)
+    Publisher {
+        commands,
+        state,
+        unanswered,
+    }
 }
 
 /// Ends a client's session: the broker forgets what it kept for it.
@@ -165,9 +206,17 @@ impl Publisher {
         async move { answer.await.unwrap_or(Err(PublishError::Closed)) }
     }
 
-    /// Acknowledges a delivery. A token of an earlier connection does nothing: the broker delivers again.
-    pub fn ack(&self, token: AckToken) {
-        let _ = self.commands.send(Command::Ack(token));
+    /// How many deliveries of this connection are not acknowledged.
+    pub fn unanswered(&self) -> usize {
+        self.unanswered.load(Ordering::Relaxed)
+    }
+
+    /// How long the connection has been up; `None` when it is not.
+    pub fn online_for(&self) -> Option<Duration> {
+        match &*self.state.borrow() {
+            State::Online(limits) => Some(limits.since.elapsed()),
+            _ => None,
+        }
     }
 
     /// Subscribes at QoS 1, now and after every reconnect; resolves on the SUBACK with what it refuses.
@@ -212,6 +261,20 @@ impl Publisher {
         }
     }
 
+    /// Waits until trying again cannot help: why. Never resolves for a connection that was closed.
+    pub async fn failed(&self) -> String {
+        let mut state = self.state.clone();
+        let failed = state.wait_for(|state| matches!(state, State::Failed(_)));
+        let why = match failed.await.as_deref() {
+            Ok(State::Failed(why)) => Some(why.clone()),
+            _ => None,
+        };
+        match why {
+            Some(why) => why,
+            None => std::future::pending().await,
+        }
+    }
+
     /// Disconnects in good order. What has no PUBACK by then is given up: await it first.
     pub async fn close(&self) {
         let (done, answer) = oneshot::channel();
@@ -232,22 +295,23 @@ pub(crate) mod made_up {
     ) {
         let (commands, queue) = mpsc::unbounded_channel();
         let (sender, state) = watch::channel(State::Connecting { last_error: None });
-        (Publisher { commands, state }, queue, sender)
+        let publisher = Publisher {
+            commands,
+            state,
+            unanswered: Arc::default(),
+        };
+        (publisher, queue, sender)
     }
 
-    pub(crate) fn token(generation: u64, packet_id: u16) -> AckToken {
+    pub(crate) fn token(publisher: &Publisher, generation: u64, packet_id: u16) -> AckToken {
         AckToken {
-            generation,
-            sequence: packet_id.into(),
-            packet_id,
+            session: publisher.commands.downgrade(),
+            number: 0,
+            place: Place {
+                generation,
+                sequence: packet_id.into(),
+                packet_id,
+            },
         }
-    }
-
-    pub(crate) fn generation(token: &AckToken) -> u64 {
-        token.generation
-    }
-
-    pub(crate) fn packet_id(token: &AckToken) -> u16 {
-        token.packet_id
     }
 }

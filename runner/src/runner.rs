@@ -4,48 +4,46 @@ mod active;
 mod control;
 mod flow;
 mod intake;
+mod kept;
+mod lanes;
 mod peers;
 mod permits;
 mod presence;
 mod recurring;
 mod settle;
 mod slots;
+pub mod start;
 mod voice;
 
 #[cfg(test)]
 mod simulation;
 
-use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
-use std::task::Poll;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
 use crate::config::Config;
-use crate::config::sections::Dedupe;
 use crate::envelope::topics::Topics;
 use crate::journal::{self, Journal, Recovered};
 use crate::modules::ModuleStore;
-use crate::mqtt::settings::Settings;
-use crate::mqtt::{self, Deliveries, Publisher, State};
+use crate::mqtt::{self, Deliveries, Publisher};
 use crate::runner::active::Active;
 use crate::runner::intake::Dropped;
+use crate::runner::kept::KeptTasks;
+use crate::runner::lanes::Lanes;
 use crate::runner::peers::Peers;
 use crate::runner::permits::Permits;
-use crate::runner::recurring::{Board, Submitter};
+use crate::runner::recurring::Board;
 use crate::runner::slots::Slot;
+use crate::runner::start::base_settings;
 use crate::sandbox::Sandbox;
-use crate::sandbox::engine::{Engine, Sizes};
 use crate::task::retry;
 use crate::tenants::Tenants;
 
-/// The most bytes of outcomes that a journal in memory holds.
-const IN_MEMORY_BYTES: u64 = 64 << 20;
 /// A runner that leaves waits so long for what the broker may still have for it.
 const QUIET: Duration = Duration::from_secs(2);
 
@@ -53,13 +51,15 @@ const QUIET: Duration = Duration::from_secs(2);
 pub struct Runner {
     shared: Arc<Shared>,
     deliveries: Deliveries,
+    /// Why a connection failed for good.
+    failures: mpsc::UnboundedReceiver<String>,
     /// The connections that modules and control messages come over.
     others: Vec<Publisher>,
-    control: Option<(Deliveries, Publisher)>,
+    control: Option<Deliveries>,
     submitters: JoinSet<()>,
     recovered: Recovered,
     journal: Option<journal::Closer>,
-    filters: Vec<String>,
+    reloader: Reloader,
     keeps_session: bool,
     backlog: usize,
     drain: Duration,
@@ -76,15 +76,13 @@ struct Shared {
     modules: Arc<ModuleStore>,
     permits: Permits,
     active: Active,
-    publisher: Publisher,
+    lanes: Lanes,
     journal: Journal,
     peers: Option<Peers>,
     board: Arc<Board>,
     retry: retry::Defaults,
     max_deaths: u32,
-    /// Tasks kept in the journal.
-    kept: AtomicUsize,
-    max_kept: usize,
+    kept: KeptTasks,
     /// Held while a task runs that the process may have died of.
     suspects: tokio::sync::Mutex<()>,
     /// Set when the runner begins to stop: nobody waits any longer for what is due later.
@@ -94,136 +92,28 @@ struct Shared {
 }
 
 impl Runner {
-    /// Takes a slot and reads its journal, sets up the sandbox and the modules, connects and subscribes. An error is the
-    /// operator's: it names what is wrong with the configuration or the broker.
-    pub async fn start(config: &Config) -> Result<Runner> {
-        let slot = Slot::take(config).context("failed to take a slot")?;
-        let mut config = config.clone();
-        config.runner.name = slot.name.clone();
-        let config = &config;
-        let (journal, closer, recovered) = open_journal(config, &slot)?;
-
-        let topics = config.topics()?;
-        let sizes = Sizes {
-            guests: config.runner.concurrency,
-            memory_bytes: config.ceilings.memory_bytes,
-        };
-        let engine = Arc::new(Engine::new(sizes)?);
-        let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
-        let sandbox =
-            Sandbox::new(engine.clone(), cores).context("failed to start the guests' threads")?;
-        let (modules, module_connection) = module_store(config, engine, &topics)?;
-
-        let filters = topics.queue_filters(&config.mqtt.group).to_vec();
-        let settings = task_settings(config, &topics, filters.clone())?;
-        let control = mqtt::connect(control_settings(config, &topics)?);
-        // Before any task: what others ended, and which tasks are canceled.
-        ready(&control.1).await?;
-        let (deliveries, publisher) = mqtt::connect(settings);
-        ready(&publisher).await?;
-
-        let peers = (config.journal.dedupe == Dedupe::Group).then(|| {
-            let topic = topics.ended(&config.mqtt.group);
-            let window = Duration::from_secs(config.journal.window_s);
-            Peers::new(
-                topic,
-                control.1.clone(),
-                config.journal.max_outcomes,
-                window,
-            )
-        });
-        let board = Arc::new(Board::new(&topics, &config.mqtt.group));
-        let mut submitters = JoinSet::new();
-        for recurring in config.recurring()? {
-            let submitter = Submitter {
-                recurring,
-                board: board.clone(),
-                topics: topics.clone(),
-                publisher: control.1.clone(),
-                runner: config.runner.name.clone(),
-            };
-            submitters.spawn(submitter.run());
-        }
-        let shared = Shared {
-            name: config.runner.name.clone(),
-            tenants: Tenants::new(config.tenant_table()?),
-            topics,
-            sandbox: Arc::new(sandbox),
-            modules: Arc::new(modules),
-            permits: Permits::new(config.runner.concurrency, config.runner.memory_budget_bytes),
-            active: Active::default(),
-            publisher,
-            journal,
-            peers,
-            board,
-            retry: config.retry,
-            max_deaths: config.runner.max_deaths,
-            kept: AtomicUsize::new(0),
-            max_kept: config.journal.max_kept,
-            suspects: tokio::sync::Mutex::default(),
-            draining: watch::Sender::new(false),
-            stopped: watch::Sender::new(false),
-        };
-        let others = module_connection
-            .into_iter()
-            .chain([control.1.clone()])
-            .collect();
-        Ok(Runner {
-            shared: Arc::new(shared),
-            deliveries,
-            others,
-            control: Some(control),
-            submitters,
-            recovered,
-            journal: Some(closer),
-            filters,
-            keeps_session: config.mqtt.session_expiry_s > 0,
-            backlog: config.runner.backlog,
-            drain: config.drain(),
-            slot,
-        })
-    }
-
     /// The name that it goes by: the configured one, with its slot's number if that is not 0.
     pub fn name(&self) -> &str {
         &self.shared.name
     }
 
+    /// What takes over another configuration while this runs.
+    pub fn reloader(&self) -> Reloader {
+        self.reloader.clone()
+    }
+
     /// Runs tasks until `shutdown` resolves, then drains. An error means that the broker refused this runner
     /// for good.
     pub async fn run(mut self, shutdown: impl Future<Output = ()>) -> Result<()> {
-        let mut flows = JoinSet::new();
+        let (mut flows, control) = self.begin();
         let mut dropped = Dropped::default();
-        self.resume(&mut flows);
-        let mut control = JoinSet::new();
-        if let Some((deliveries, publisher)) = self.control.take() {
-            control.spawn(control::run(self.shared.clone(), deliveries, publisher));
-        }
-        let mut state = self.shared.publisher.state();
-        let failed = state.wait_for(|state| matches!(state, State::Failed(_)));
-        let mut others: Vec<_> = self.others.iter().map(Publisher::state).collect();
-        let other_failed = async {
-            let failures = others
-                .iter_mut()
-                .map(|state| Box::pin(state.wait_for(|state| matches!(state, State::Failed(_)))));
-            first(failures.collect()).await
-        };
-        tokio::pin!(shutdown, failed, other_failed);
+        tokio::pin!(shutdown);
         let failure = loop {
             tokio::select! {
-                // In this order: why the connection ended is said before that it did.
-                biased;
                 () = &mut shutdown => break None,
-                failure = &mut failed => break match failure.as_deref() {
-                    Ok(State::Failed(why)) => Some(why.clone()),
-                    _ => Some("the connection ended".to_owned()),
-                },
-                why = &mut other_failed => break Some(why),
+                Some(why) = self.failures.recv() => break Some(why),
                 Some(flow) = flows.join_next() => report(flow),
-                delivery = self.deliveries.recv() => match delivery {
-                    Some(delivery) => self.accept(delivery, &mut flows, &mut dropped),
-                    None => break Some("the connection ended".to_owned()),
-                },
+                Some(delivery) = self.deliveries.recv() => self.accept(delivery, &mut flows, &mut dropped),
             }
         };
         if let Some(why) = failure {
@@ -236,18 +126,10 @@ impl Runner {
     /// Gives its slot up: takes no new tasks, ends those that it has or that the broker keeps for it, waits for the kept
     /// ones, and ends its session. What scaling in wants, where [`Runner::run`]'s drain is for coming back.
     pub async fn leave(mut self, config: &Config) -> Result<()> {
-        let mut flows = JoinSet::new();
-        let mut control = JoinSet::new();
-        self.resume(&mut flows);
-        if let Some((deliveries, publisher)) = self.control.take() {
-            control.spawn(control::run(self.shared.clone(), deliveries, publisher));
-        }
+        let (mut flows, control) = self.begin();
         self.submitters.abort_all();
-        for filter in &self.filters {
-            self.shared.publisher.unsubscribe(filter);
-        }
+        self.shared.lanes.unsubscribe();
         let mut dropped = Dropped::default();
-        let state = self.shared.publisher.state();
         let mut online_since = Instant::now();
         loop {
             tokio::select! {
@@ -258,7 +140,7 @@ impl Runner {
                 }
                 () = tokio::time::sleep(QUIET / 10) => {
                     // What the broker has for it cannot come while the link is down.
-                    if !flows.is_empty() || !matches!(*state.borrow(), State::Online(_)) {
+                    if !flows.is_empty() || !self.shared.lanes.are_online() {
                         online_since = Instant::now();
                     } else if online_since.elapsed() > QUIET {
                         break;
@@ -266,18 +148,26 @@ impl Runner {
                 }
             }
         }
-        let name = self.shared.name.clone();
+        let (name, mut ids) = (self.shared.name.clone(), self.shared.lanes.client_ids());
         // Nobody else takes the slot before its session has ended.
         let _slot = self.drain(flows, control).await;
-        for id in [
-            client_id_of(config, &name),
-            format!("{}-control", client_id_of(config, &name)),
-        ] {
+        ids.push(format!("{}-control", start::client_id(config, &name)));
+        for id in ids {
             let settings = base_settings(config, &id)?;
             mqtt::end_session(settings).await?;
         }
         info!(runner = name, "left");
         Ok(())
+    }
+
+    /// What an earlier process left, and control messages.
+    fn begin(&mut self) -> (JoinSet<()>, JoinSet<()>) {
+        let (mut flows, mut control) = (JoinSet::new(), JoinSet::new());
+        self.resume(&mut flows);
+        if let Some(deliveries) = self.control.take() {
+            control.spawn(control::run(self.shared.clone(), deliveries));
+        }
+        (flows, control)
     }
 
     /// Takes no more, lets what runs finish within the grace, hands the rest back unacknowledged.
@@ -287,9 +177,7 @@ impl Runner {
         // Where the broker keeps this runner's session it keeps the subscription too: what is published until the
         // runner is back waits for it, instead of matching nobody.
         if !self.keeps_session {
-            for filter in &self.filters {
-                shared.publisher.unsubscribe(filter);
-            }
+            shared.lanes.unsubscribe();
         }
         self.submitters.abort_all();
         shared.draining.send_replace(true);
@@ -317,8 +205,8 @@ impl Runner {
         flows.abort_all();
         let offline = presence::offline(&shared.topics, &shared.name);
         let closing = async {
-            let _ = shared.publisher.publish(offline).await;
-            shared.publisher.close().await;
+            let _ = shared.lanes.main().publish(offline).await;
+            shared.lanes.close().await;
             for other in &self.others {
                 other.close().await;
             }
@@ -356,131 +244,45 @@ impl Runner {
     }
 }
 
-/// The reason of the first connection that failed for good.
-async fn first(
-    failures: Vec<
-        impl Future<Output = Result<watch::Ref<'_, State>, watch::error::RecvError>> + Unpin,
-    >,
-) -> String {
-    let mut failures = failures;
-    std::future::poll_fn(|context| {
-        for failure in &mut failures {
-            if let Poll::Ready(Ok(state)) = Pin::new(failure).poll(context) {
-                let why = match &*state {
-                    State::Failed(why) => why.clone(),
-                    _ => "a connection ended".to_owned(),
-                };
-                return Poll::Ready(why);
-            }
+/// What a running runner takes over of a configuration that has changed.
+#[derive(Clone)]
+pub struct Reloader {
+    shared: Weak<Shared>,
+    config: Config,
+}
+
+impl Reloader {
+    /// Goes by the tenants of `config` from now on; tasks that run go on under what they started with. Everything else
+    /// takes effect at the next start, and is named.
+    pub async fn reload(&self, config: &Config) -> Result<()> {
+        let mut ours = self.config.clone();
+        ours.tenants = config.tenants.clone();
+        ours.runner.unlisted_tenants = config.runner.unlisted_tenants;
+        let table = ours.tenant_table()?;
+        let mut theirs = config.clone();
+        // What the slot has made of it.
+        theirs.runner.name = ours.runner.name.clone();
+        theirs.mqtt.session_expiry_s = ours.mqtt.session_expiry_s;
+        theirs.mqtt.url = ours.mqtt.url.clone();
+        if ours.broker.embedded {
+            theirs.mqtt.username = ours.mqtt.username.clone();
+            theirs.mqtt.password = ours.mqtt.password.clone();
         }
-        Poll::Pending
-    })
-    .await
-}
-
-fn open_journal(config: &Config, slot: &Slot) -> Result<(Journal, journal::Closer, Recovered)> {
-    let journal = &config.journal;
-    Journal::open(journal::Settings {
-        folder: slot.folder.clone(),
-        durability: journal.durability,
-        window: Duration::from_secs(journal.window_s),
-        max_outcomes: journal.max_outcomes,
-        // In memory it is memory that it takes.
-        max_bytes: match slot.folder {
-            Some(_) => journal.max_bytes,
-            None => journal.max_bytes.min(IN_MEMORY_BYTES),
-        },
-    })
-}
-
-async fn ready(publisher: &Publisher) -> Result<()> {
-    let ready = publisher.ready().await;
-    ready
-        .map_err(|why| anyhow!(why))
-        .context("failed to connect")?;
-    Ok(())
-}
-
-/// The connection that control messages come over; kept by the broker as long as the tasks, so that a cancel is not
-/// missed.
-fn control_settings(config: &Config, topics: &Topics) -> Result<Settings> {
-    let mut settings = base_settings(config, &format!("{}-control", client_id(config)))?;
-    settings.clean_start = false;
-    settings.session_expiry = Duration::from_secs(config.mqtt.session_expiry_s);
-    settings.filters = topics.control_filters().to_vec();
-    if config.journal.dedupe == Dedupe::Group {
-        settings.filters.push(topics.ended(&config.mqtt.group));
+        if ours != theirs {
+            warn!(
+                "other settings than the tenants' have changed too: they count from the next start"
+            );
+        }
+        let shared = self.shared.upgrade().context("the runner has ended")?;
+        shared.tenants.replace(table.clone());
+        shared.lanes.follow(&table).await;
+        info!(
+            tenants = table.listed.len(),
+            unlisted = table.unlisted.is_some(),
+            "tenants read again"
+        );
+        Ok(())
     }
-    if !config.recurring.is_empty() {
-        let board = Board::new(topics, &config.mqtt.group);
-        settings.filters.push(board.filter());
-    }
-    Ok(settings)
-}
-
-impl Shared {
-    /// Uniform in 0..1.
-    fn random(&self) -> f64 {
-        mqtt::random()
-    }
-}
-
-fn module_store(
-    config: &Config,
-    engine: Arc<Engine>,
-    topics: &Topics,
-) -> Result<(ModuleStore, Option<Publisher>)> {
-    let compiler = config.modules.compiler.clone();
-    let mut modules = ModuleStore::new(engine, compiler, config.modules.cached)
-        .with_artifacts(config.modules.cache_directory.as_deref())?;
-    if let Some(folder) = &config.modules.directory {
-        modules = modules.with_directory(folder)?;
-    }
-    if !config.modules.published {
-        return Ok((modules, None));
-    }
-    let mut settings = base_settings(config, &format!("{}-modules", client_id(config)))?;
-    settings.clean_start = true;
-    settings.receive_maximum = 8;
-    let connection = mqtt::connect(settings);
-    let publisher = connection.1.clone();
-    let lookup = Duration::from_millis(config.modules.lookup_ms);
-    Ok((
-        modules.with_published(topics.clone(), connection, lookup),
-        Some(publisher),
-    ))
-}
-
-/// The connection that tasks come and outcomes go over.
-fn task_settings(config: &Config, topics: &Topics, filters: Vec<String>) -> Result<Settings> {
-    let mut settings = base_settings(config, &client_id(config))?;
-    settings.clean_start = false;
-    settings.session_expiry = Duration::from_secs(config.mqtt.session_expiry_s);
-    settings.receive_maximum = config.prefetch();
-    settings.send_maximum = config.prefetch().saturating_mul(2).max(100);
-    settings.ack_order = config.mqtt.ack_order;
-    settings.filters = filters;
-    settings.birth = Some(presence::online(topics, config));
-    settings.will = Some(presence::offline(topics, &config.runner.name));
-    Ok(settings)
-}
-
-/// Address, credentials and packet size: what every connection of this configuration has.
-pub fn base_settings(config: &Config, client_id: &str) -> Result<Settings> {
-    let mut settings = Settings::new(config.address()?, client_id);
-    settings.credentials = config.credentials()?;
-    settings.tls = config.tls();
-    settings.keep_alive = Duration::from_secs(config.mqtt.keep_alive_s);
-    settings.max_packet_bytes = config.mqtt.max_packet_bytes;
-    Ok(settings)
-}
-
-fn client_id(config: &Config) -> String {
-    client_id_of(config, &config.runner.name)
-}
-
-fn client_id_of(config: &Config, runner: &str) -> String {
-    format!("wasmqtt-{}-{runner}", config.mqtt.group)
 }
 
 /// A flow that panicked: its task stays unacknowledged, and is delivered again on the next connection. The journal has

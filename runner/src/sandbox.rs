@@ -13,6 +13,7 @@ mod cpu;
 mod guest;
 mod limiter;
 mod stdio;
+mod turns;
 mod wasi;
 
 use std::sync::Arc;
@@ -27,8 +28,10 @@ use crate::sandbox::engine::Engine;
 use crate::sandbox::guest::Guest;
 use crate::sandbox::log::GuestEvents;
 use crate::sandbox::prepared::{Prepared, Shape};
+use crate::sandbox::turns::Turns;
 use crate::task::limits::Limits;
 use crate::task::outcome::{ErrorCode, Output, TaskError, Usage};
+use crate::task::tenant::TenantId;
 
 /// How often a guest makes room for others, in units of fuel: about half a millisecond.
 const YIELD_EVERY: u64 = 1_000_000;
@@ -46,6 +49,10 @@ pub struct Job {
     pub input: Bytes,
     /// What it may use.
     pub limits: Limits,
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// The tenant's share of the computing, beside the others'.
+    pub weight: u32,
 }
 
 /// What came of a run.
@@ -62,12 +69,14 @@ pub struct Ran {
 /// Runs guests on threads of its own, so that a spinning guest delays nobody's network.
 pub struct Sandbox {
     engine: Arc<Engine>,
+    turns: Arc<Turns>,
     threads: Option<tokio::runtime::Runtime>,
 }
 
 impl Sandbox {
     /// `threads` guests' threads over an engine.
     pub fn new(engine: Arc<Engine>, threads: usize) -> anyhow::Result<Sandbox> {
+        let turns = Arc::new(Turns::new(threads));
         let threads = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(threads)
             .thread_name("guest")
@@ -79,6 +88,7 @@ impl Sandbox {
             .build()?;
         Ok(Sandbox {
             engine,
+            turns,
             threads: Some(threads),
         })
     }
@@ -99,7 +109,9 @@ impl Sandbox {
             return Ran::internal("the sandbox is closed");
         };
         let engine = self.engine.clone();
-        let guest = threads.spawn(async move { execute(&engine, &module, job, events).await });
+        let turns = self.turns.clone();
+        let guest = async move { in_turns(&engine, &module, job, events, turns).await };
+        let guest = threads.spawn(guest);
         let mut guest = AbortOnDrop(guest);
         match (&mut guest.0).await {
             Ok(ran) => ran,
@@ -135,12 +147,22 @@ impl Ran {
     }
 }
 
-/// Runs a guest on the calling task: what [`Sandbox::run`] does on the guests' threads.
+/// Runs a guest on the calling task, with nobody beside it: what [`Sandbox::run`] does on the guests' threads.
 pub async fn execute(
     engine: &Engine,
     module: &Prepared,
     job: Job,
     events: Option<Arc<dyn GuestEvents>>,
+) -> Ran {
+    in_turns(engine, module, job, events, Arc::new(Turns::new(1))).await
+}
+
+async fn in_turns(
+    engine: &Engine,
+    module: &Prepared,
+    job: Job,
+    events: Option<Arc<dyn GuestEvents>>,
+    turns: Arc<Turns>,
 ) -> Ran {
     let started_at = SystemTime::now();
     let started = Instant::now();
@@ -152,8 +174,9 @@ pub async fn execute(
 
     let timeout = Duration::from_millis(limits.timeout_ms.value);
     // The call's future ends inside: dropping it unwinds a guest that was stopped in the middle.
-    let (result, cpu) = {
-        let mut call = CpuTimed::new(call(&mut store, module, &job));
+    let (result, cpu, bill) = {
+        let call = CpuTimed::new(call(&mut store, module, &job));
+        let mut call = Turns::gate(turns, job.tenant.clone(), job.weight, call);
         let result = match prepared {
             Err(error) => Err(Failure::Wasmtime(error)),
             // Epochs stop wasm that never yields; this stops a guest that waits in a host call.
@@ -162,7 +185,7 @@ pub async fn execute(
                 Err(_) => Err(Failure::Deadline),
             },
         };
-        (result, call.spent())
+        (result, call.inner().spent(), call.bill())
     };
 
     let fuel_left = store.get_fuel().unwrap_or(0);
@@ -188,6 +211,7 @@ pub async fn execute(
         Err(error) if error.code == ErrorCode::FuelExhausted => limits.fuel.value,
         _ => limits.fuel.value - fuel_left.min(limits.fuel.value),
     };
+    bill.settle(fuel);
     guest.finish();
     Ran {
         result,

@@ -30,7 +30,7 @@ use self::fleet::Setup;
 use self::ground::has_slots;
 pub(crate) use self::load::Load;
 pub(crate) use self::run::{Report, Run};
-pub(crate) use self::schedule::scale;
+pub(crate) use self::schedule::{Chance, scale};
 pub(crate) use self::strike::{Fault, strike};
 pub(crate) use self::witness::Seen;
 use crate::batch::until;

@@ -65,7 +65,7 @@ pub(crate) async fn garbage() {
             let Ok(Some(outcome)) = outcome else {
                 panic!("no answer to {waiting:?} of seed {seed}:\n{}", server.log())
             };
-            publisher.ack(outcome.token.expect("QoS 1"));
+            outcome.token.expect("QoS 1").ack();
             let correlation = outcome.inbound.properties.correlation_data;
             let correlation = correlation.expect("its Correlation Data");
             waiting.remove(&correlation);
@@ -105,7 +105,7 @@ async fn assert_alive(
     loop {
         let outcome = tokio::time::timeout(PATIENCE, outcomes.recv()).await;
         let outcome = outcome.expect("an outcome in time").expect("connected");
-        publisher.ack(outcome.token.expect("QoS 1"));
+        outcome.token.expect("QoS 1").ack();
         let inbound = outcome.inbound;
         let correlation = inbound.properties.correlation_data.clone();
         let correlation = correlation.expect("its Correlation Data");

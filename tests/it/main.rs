@@ -3,20 +3,27 @@
 //! Every test is an async function that is named in the list below; one that is forgotten is dead code, which
 //! the lints refuse.
 
+mod access;
+mod access_cases;
+mod access_served;
 mod batch;
 mod bombs;
 mod check;
 mod cli;
 mod client;
+mod doctor;
 mod embedded_broker;
 mod embedded_clients;
 mod embedded_queue;
+mod fairness;
 mod fake_broker;
 mod faults;
 mod faults_mosquitto;
+mod fenced;
 mod flow;
 mod garbage;
 mod hostile;
+mod lanes;
 mod leave;
 mod ledger;
 mod lifecycle;
@@ -34,7 +41,10 @@ mod restart;
 mod rig;
 mod serve;
 mod shown;
+mod smith;
 mod stock;
+mod stranger;
+mod tenants;
 mod transports;
 mod under_test;
 mod unfit;
@@ -124,14 +134,29 @@ tests! {
     faults_mosquitto: killed_runners, rolling_restarts, a_stopped_runner, links_cut,
         killed_broker_that_saves_every_change, killed_broker_as_installed, a_broker_that_forgets,
         cut_before_the_outcome_arrives, cut_before_the_outcomes_puback;
+    tenants: what_a_tenant_may_not, unlisted_tenants_are_denied, over_the_rate, the_configuration_is_read_again;
+    lanes: lanes_are_cut, a_tenants_tasks_run_once;
+    smith: made_up_modules_disturb_nobody;
+    fairness: fuel_follows_the_weights, a_flood_delays_no_neighbour;
     ledger: the_table_is_complete;
-    serve: serve_push_and_submit, push_checks, no_outcome_in_time, last_will;
+    access: matrix_on_mosquitto, matrix_on_the_embedded_broker;
+    access_served: tenants_on_mosquitto, tenants_on_the_embedded_broker, nobody_takes_a_runners_place_on_mosquitto,
+        nobody_takes_a_runners_place_on_the_embedded_broker, nobody_comes_in_without_a_password,
+        an_open_broker_is_refused;
+    doctor: a_broker_that_is_well, a_pattern_acl_is_fatal, mosquitto_as_installed, a_denial_that_closes_the_connection,
+        serve_warns_or_refuses;
+    serve: serve_push_and_submit, push_checks, no_outcome_in_time, last_will,
+        gives_up_privileges;
 }
 
 /// The modules whose tests start Debian's mosquitto or its clients.
 const NEED_MOSQUITTO: &[&str] = &[
+    "access",
+    "access_served",
+    "doctor",
     "embedded_clients",
     "faults_mosquitto",
+    "lanes",
     "leave",
     "mosquitto",
     "poison",

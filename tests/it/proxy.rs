@@ -1,6 +1,7 @@
 //! A TCP link between a client and a broker that can be cut, half-closed, slowed, shut and stalled, can end in the
 //! middle of a packet, and shows every packet.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -63,6 +64,8 @@ struct Links {
     stalled: watch::Sender<Stall>,
     /// Counts the cuts.
     cuts: watch::Sender<usize>,
+    /// The number of the connection that is to end.
+    cut_one: watch::Sender<Option<usize>>,
     /// Counts the half-closes, by way.
     half_closes: [watch::Sender<usize>; 2],
     shut: watch::Sender<bool>,
@@ -70,6 +73,8 @@ struct Links {
     /// How many bytes still get through before the connection that would carry more is cut.
     bytes_left: Mutex<Option<usize>>,
     accepted: AtomicUsize,
+    /// The numbers of the connections there are.
+    live: Mutex<BTreeSet<usize>>,
 }
 
 impl Proxy {
@@ -90,11 +95,13 @@ impl Proxy {
             tap: Box::new(tap),
             stalled: watch::Sender::new(Stall::Nothing),
             cuts: watch::Sender::new(0),
+            cut_one: watch::Sender::new(None),
             half_closes: [watch::Sender::new(0), watch::Sender::new(0)],
             shut: watch::Sender::new(false),
             delay_ms: AtomicU64::new(0),
             bytes_left: Mutex::new(None),
             accepted: AtomicUsize::new(0),
+            live: Mutex::default(),
         });
         let accepting = tokio::spawn(accept(listener, links.clone()));
         Proxy {
@@ -111,6 +118,11 @@ impl Proxy {
     /// Ends every connection.
     pub(crate) fn cut(&self) {
         self.links.cuts.send_modify(|cuts| *cuts += 1);
+    }
+
+    /// Ends one connection, by its number.
+    pub(crate) fn cut_one(&self, number: usize) {
+        self.links.cut_one.send_replace(Some(number));
     }
 
     /// Ends one direction of every connection; the other goes on until somebody ends it.
@@ -143,6 +155,15 @@ impl Proxy {
         self.links.stalled.send_replace(stall);
     }
 
+    /// The numbers of the connections there are.
+    pub(crate) fn live(&self) -> Vec<usize> {
+        let live = self.links.live.lock();
+        live.unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .copied()
+            .collect()
+    }
+
     /// How many connections were made so far.
     pub(crate) fn accepted(&self) -> usize {
         self.links.accepted.load(Ordering::Relaxed)
@@ -162,12 +183,19 @@ async fn accept(listener: TcpListener, links: Arc<Links>) {
             continue;
         }
         let number = links.accepted.fetch_add(1, Ordering::Relaxed);
-        connections.spawn(carry(client, number, links.clone()));
+        let links = links.clone();
+        connections.spawn(async move {
+            let live = || links.live.lock().unwrap_or_else(PoisonError::into_inner);
+            live().insert(number);
+            carry(client, number, links.clone()).await;
+            live().remove(&number);
+        });
     }
 }
 
 async fn carry(client: TcpStream, number: usize, links: Arc<Links>) {
     let mut cuts = links.cuts.subscribe();
+    let mut cut_one = links.cut_one.subscribe();
     // A broker that is away ends the connection.
     let Ok(broker) = TcpStream::connect(links.broker).await else {
         return;
@@ -181,6 +209,7 @@ async fn carry(client: TcpStream, number: usize, links: Arc<Links>) {
         () = forward(&links, number, Way::ToBroker, from_client, to_broker) => {}
         () = forward(&links, number, Way::ToClient, from_broker, to_client) => {}
         _ = cuts.changed() => {}
+        _ = cut_one.wait_for(|cut| *cut == Some(number)) => {}
     }
 }
 

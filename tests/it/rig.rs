@@ -191,7 +191,7 @@ impl Ear {
             loop {
                 let delivery = self.deliveries.recv().await.expect("connected");
                 if let Some(token) = delivery.token {
-                    self.publisher.ack(token);
+                    token.ack();
                 }
                 if fits(&delivery.inbound) {
                     return delivery.inbound;

@@ -132,3 +132,37 @@ pub(crate) async fn last_will() {
     ear.publisher.close().await;
     broker.stop().await;
 }
+
+/// What the kernel says of a runner that waits for tasks.
+pub(crate) async fn gives_up_privileges() {
+    let serve = Serve::ready(&["--embedded-broker", "127.0.0.1:0"]).await;
+    let read = |name: &str| {
+        let path = format!("/proc/{}/{name}", serve.id());
+        std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
+    };
+    let (status, limits) = (read("status"), read("limits"));
+    let of = |name: &str| {
+        let line = status.lines().find(|line| line.starts_with(name));
+        let line = line.unwrap_or_else(|| panic!("no {name}: {status}"));
+        line.split_whitespace()
+            .nth(1)
+            .unwrap_or_default()
+            .to_owned()
+    };
+    assert_eq!(of("NoNewPrivs:"), "1");
+    for set in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"] {
+        assert_eq!(of(set), "0000000000000000", "{set}");
+    }
+    let cores = limits
+        .lines()
+        .find(|line| line.starts_with("Max core file size"));
+    let cores: Vec<&str> = cores.expect("a limit").split_whitespace().collect();
+    assert_eq!(cores[4..6], ["0", "0"], "{limits}");
+    // Every thread of it: capabilities are a thread's own.
+    for thread in std::fs::read_dir(format!("/proc/{}/task", serve.id())).expect("its threads") {
+        let path = thread.expect("a thread").path().join("status");
+        let status = std::fs::read_to_string(path).expect("its status");
+        assert!(status.contains("CapEff:\t0000000000000000"), "{status}");
+    }
+    serve.end().await;
+}

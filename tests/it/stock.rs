@@ -97,7 +97,7 @@ impl Mosquitto {
             child: None,
         };
         let more = more(&mosquitto);
-        let open = if more.contains("password_file") {
+        let open = if more.contains("password_file") || more.contains("allow_anonymous") {
             ""
         } else {
             "allow_anonymous true\n"

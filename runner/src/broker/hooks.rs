@@ -13,7 +13,7 @@ use super::held::{copy_tag, packet_bytes};
 use super::shares::Shares;
 
 /// rmqtt's number for MQTT 5.
-const MQTT_5: u8 = 5;
+pub(super) const MQTT_5: u8 = 5;
 
 pub(super) struct Hooks {
     shares: Arc<Shares>,

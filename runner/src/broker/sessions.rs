@@ -35,11 +35,17 @@ impl SharedSubscription for OwnShares {
 pub(super) struct Sessions {
     inner: DefaultShared,
     shares: Arc<Shares>,
+    /// Whether a session is its user's alone.
+    owned: bool,
 }
 
 impl Sessions {
-    pub(super) fn new(inner: DefaultShared, shares: Arc<Shares>) -> Sessions {
-        Sessions { inner, shares }
+    pub(super) fn new(inner: DefaultShared, shares: Arc<Shares>, owned: bool) -> Sessions {
+        Sessions {
+            inner,
+            shares,
+            owned,
+        }
     }
 }
 
@@ -48,7 +54,8 @@ type Undelivered = Vec<(To, From, Publish, Reason)>;
 #[async_trait]
 impl Shared for Sessions {
     fn entry(&self, id: Id) -> Box<dyn Entry> {
-        Box::new(Watched::new(self.inner.entry(id), self.shares.clone()))
+        let (inner, shares) = (self.inner.entry(id), self.shares.clone());
+        Box::new(Watched::new(inner, shares, self.owned))
     }
 
     /// Every publish comes through here, last wills included.
@@ -136,15 +143,17 @@ impl Shared for Sessions {
 struct Watched {
     inner: Box<dyn Entry>,
     shares: Arc<Shares>,
+    owned: bool,
     /// The highest packet id that the session which was replaced had in flight.
     last_packet_id: Option<u16>,
 }
 
 impl Watched {
-    fn new(inner: Box<dyn Entry>, shares: Arc<Shares>) -> Watched {
+    fn new(inner: Box<dyn Entry>, shares: Arc<Shares>, owned: bool) -> Watched {
         Watched {
             inner,
             shares,
+            owned,
             last_packet_id: None,
         }
     }
@@ -154,7 +163,11 @@ impl Watched {
 impl Entry for Watched {
     async fn try_lock(&self) -> Result<Box<dyn Entry>> {
         let inner = self.inner.try_lock().await?;
-        Ok(Box::new(Watched::new(inner, self.shares.clone())))
+        Ok(Box::new(Watched::new(
+            inner,
+            self.shares.clone(),
+            self.owned,
+        )))
     }
 
     async fn set(&mut self, session: Session, tx: Tx) -> Result<()> {
@@ -190,6 +203,11 @@ impl Entry for Watched {
         is_admin: IsAdmin,
     ) -> Result<OfflineSession> {
         let client = self.inner.id().client_id.clone();
+        // Its subscriptions, and what they bring, would go over to the other. `Doors` has looked already, but not under
+        // the lock of this entry.
+        if self.owned && !is_admin && self.shares.of_another(&self.inner.id()) {
+            return Err(anyhow!("the session belongs to another user"));
+        }
         self.shares.away(&client, None);
         let mut outcome = self
             .inner

@@ -131,6 +131,13 @@ impl Shares {
         state.pump_for(&client);
     }
 
+    /// Whether the client id belongs to a session of another user.
+    pub(super) fn of_another(&self, id: &Id) -> bool {
+        let state = self.lock();
+        let owner = state.members.get(&id.client_id);
+        owner.is_some_and(|member| member.id.username != id.username)
+    }
+
     /// A session lost its connection, or is about to be replaced; it may end or go on. Of a client that has another by
     /// now, nothing changes if the one that is meant is named.
     pub(super) fn away(&self, client: &ClientId, id: Option<&Id>) {

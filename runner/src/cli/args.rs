@@ -1,7 +1,7 @@
 //! Arguments that several commands share, and how sizes, times and inputs are written.
 
 use std::io::Read as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result};
@@ -35,6 +35,10 @@ impl Connection {
         let mut config = config::load(self.config.as_deref(), std::env::vars(), &flags)?;
         config.modules.compiler = Compiler::jail();
         Ok(config)
+    }
+
+    pub(super) fn config_file(&self) -> Option<&Path> {
+        self.config.as_deref()
     }
 }
 

@@ -17,7 +17,8 @@ use crate::cli::{OK, network_runtime};
 use crate::config::Config;
 use crate::envelope::Message;
 use crate::mqtt::{self, Deliveries, Publisher, echo};
-use crate::runner::{Runner, base_settings};
+use crate::runner::Runner;
+use crate::runner::start::base_settings;
 use crate::task::tenant::TenantId;
 use crate::task::{ModuleName, TaskId};
 
@@ -275,7 +276,7 @@ impl Driver {
                 bail!("the driver lost the broker");
             };
             if let Some(token) = delivery.token {
-                self.publisher.ack(token);
+                token.ack();
             }
             let Some(correlation) = &delivery.inbound.properties.correlation_data else {
                 continue;

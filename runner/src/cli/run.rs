@@ -93,6 +93,8 @@ impl Run {
                     context,
                     input,
                     limits,
+                    tenant: self.tenant.clone(),
+                    weight: 1,
                 },
                 Some(terminal.clone()),
             );

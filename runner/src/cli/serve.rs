@@ -2,23 +2,35 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing::{info, warn};
+use tokio::time::timeout;
+use tracing::{debug, info, warn};
 
+use crate::access::Role;
+use crate::access::password::{self, PasswordHash};
 use crate::broker::{self, Broker};
 use crate::cli::args::Connection;
+use crate::cli::reload::Reloads;
 use crate::cli::{OK, network_runtime};
 use crate::config::Config;
+use crate::doctor::{self, Finding, Verdict};
+use crate::hardening;
 use crate::runner::Runner;
+use crate::task::TaskId;
+
+/// How long trying the broker out may delay the start.
+const GLANCE: Duration = Duration::from_secs(5);
 
 /// Run tasks from a broker
 ///
 /// Takes tasks from `task_queue` (and `tenants/+/task_queue`) in a shared subscription, runs each once in a
 /// fresh sandbox, and publishes the outcomes. SIGTERM and Ctrl-C drain: nothing more is taken, what runs may
 /// finish, the rest goes back to the broker; a second signal stops at once, and loses nothing either.
+/// SIGHUP, or a change of the configuration file, reads [tenants] again.
 ///
 /// Example: wasmqtt serve --broker mqtt://127.0.0.1:1883 --modules ./modules
 #[derive(Debug, Args)]
@@ -51,6 +63,9 @@ pub(super) struct Serve {
     /// session, exit. For scaling in: run it with the stopped runner's --name and --slot
     #[arg(long)]
     leave: bool,
+    /// Refuse a broker that is unfit, instead of warning
+    #[arg(long)]
+    strict: bool,
     /// The module of the default tenant's plain messages
     #[arg(long, value_name = "MODULE")]
     default_module: Option<String>,
@@ -58,6 +73,14 @@ pub(super) struct Serve {
 
 impl Serve {
     pub(super) fn run(self) -> Result<u8> {
+        let config = self.load()?;
+        let low_port = config.broker.embedded && (1..1024).contains(&config.broker.address.port());
+        hardening::give_up_privileges(low_port);
+        network_runtime()?.block_on(self.serve(config))?;
+        Ok(OK)
+    }
+
+    fn load(&self) -> Result<Config> {
         let mut config = self.connection.load(&[
             (
                 "broker.embedded",
@@ -82,63 +105,76 @@ impl Serve {
                 self.state.as_ref().map(|path| path.display().to_string()),
             ),
             ("runner.slot", self.slot.map(|slot| slot.to_string())),
+            ("runner.strict", self.strict.then(|| "true".to_owned())),
         ])?;
-        if let Some(module) = self.default_module {
+        if let Some(module) = &self.default_module {
             config
                 .tenants
                 .entry("default".to_owned())
                 .or_default()
-                .default_module = Some(module);
+                .default_module = Some(module.clone());
             config.validate()?;
         }
-        network_runtime()?.block_on(serve(config, self.leave))?;
-        Ok(OK)
+        Ok(config)
     }
-}
 
-async fn serve(mut config: Config, leave: bool) -> Result<()> {
-    let shutdown = Shutdown::listen()?;
-    let broker = start_broker(&mut config).await?;
-    let runner = Runner::start(&config);
-    tokio::pin!(shutdown);
-    let runner = tokio::select! {
-        runner = runner => Some(runner?),
-        () = shutdown.asked() => None,
-    };
-    if let Some(runner) = runner {
-        info!(
-            runner = runner.name(),
-            broker = config.mqtt.url,
-            group = config.mqtt.group,
-            concurrency = config.runner.concurrency,
-            "ready"
-        );
-        if leave {
-            tokio::select! {
-                left = runner.leave(&config) => left?,
-                () = shutdown.asked() => warn!("asked to stop: the slot is not given up yet"),
+    async fn serve(&self, mut config: Config) -> Result<()> {
+        let shutdown = Shutdown::listen()?;
+        let reloads = Reloads::listen()?;
+        let broker = start_broker(&mut config).await?;
+        let runner = async {
+            // The embedded one is known.
+            if broker.is_none() {
+                look_at_broker(&config).await?;
             }
-            return Ok(());
+            Runner::start(&config).await
+        };
+        tokio::pin!(shutdown);
+        let runner = tokio::select! {
+            runner = runner => Some(runner?),
+            () = shutdown.asked() => None,
+        };
+        hardening::hide_memory();
+        if let Some(runner) = runner {
+            info!(
+                runner = runner.name(),
+                broker = config.mqtt.url,
+                group = config.mqtt.group,
+                concurrency = config.runner.concurrency,
+                "ready"
+            );
+            if self.leave {
+                tokio::select! {
+                    left = runner.leave(&config) => left?,
+                    () = shutdown.asked() => warn!("asked to stop: the slot is not given up yet"),
+                }
+                return Ok(());
+            }
+            let reloader = runner.reloader();
+            let file = self.connection.config_file();
+            let reloading = reloads.follow(&reloader, file, || self.load());
+            tokio::pin!(reloading);
+            let (drain, draining) = tokio::sync::oneshot::channel::<()>();
+            let running = runner.run(async {
+                let _ = draining.await;
+            });
+            tokio::pin!(running);
+            tokio::select! {
+                ended = &mut running => return ended,
+                () = shutdown.asked() => drop(drain),
+                () = &mut reloading => {}
+            }
+            tokio::select! {
+                ended = running => ended?,
+                // Nothing is lost: what is not acknowledged is delivered again, what is recorded is in the journal.
+                () = shutdown.asked() => warn!("asked again: stopped at once"),
+            }
         }
-        let (drain, draining) = tokio::sync::oneshot::channel::<()>();
-        let running = runner.run(async {
-            let _ = draining.await;
-        });
-        tokio::pin!(running);
-        tokio::select! {
-            ended = &mut running => return ended,
-            () = shutdown.asked() => drop(drain),
+        if let Some(broker) = broker {
+            broker.stop().await;
         }
-        tokio::select! {
-            ended = running => ended?,
-            // Nothing is lost: what is not acknowledged is delivered again, what is recorded is in the journal.
-            () = shutdown.asked() => warn!("asked again: stopped at once"),
-        }
+        Ok(())
     }
-    if let Some(broker) = broker {
-        broker.stop().await;
-    }
-    Ok(())
 }
 
 /// Starts the embedded broker if it is configured, and points the configuration at it.
@@ -146,16 +182,17 @@ async fn start_broker(config: &mut Config) -> Result<Option<Broker>> {
     if !config.broker.embedded {
         return Ok(None);
     }
+    let topics = config.topics()?;
+    let mut users = config.broker_users()?;
+    if !users.is_empty() && config.mqtt.username.is_none() {
+        users.push(own_user(config)?);
+    }
     let settings = broker::Settings {
         address: config.broker.address,
+        users,
+        runner_client_ids: config.runner_client_ids(),
         max_packet_bytes: config.mqtt.max_packet_bytes,
-        park: config
-            .topics()?
-            .queue_filters("x")
-            .iter()
-            .filter_map(|f| f.splitn(3, '/').nth(2))
-            .map(str::to_owned)
-            .collect(),
+        park: topics.queues().to_vec(),
         ..broker::Settings::default()
     };
     let broker = Broker::start(settings)
@@ -166,6 +203,52 @@ async fn start_broker(config: &mut Config) -> Result<Option<Broker>> {
     config.mqtt.session_expiry_s = 0;
     info!(address = %broker.address(), "embedded broker listens");
     Ok(Some(broker))
+}
+
+/// Warns of what is wrong with the broker, or refuses it. One that is away is not waited for here.
+async fn look_at_broker(config: &Config) -> Result<()> {
+    let findings = match timeout(GLANCE, doctor::glance(config)).await {
+        Ok(Ok(findings)) => findings,
+        Ok(Err(why)) => {
+            debug!(%why, "broker not tried out");
+            return Ok(());
+        }
+        Err(_) => {
+            warn!("broker not tried out: it is too slow to answer");
+            return Ok(());
+        }
+    };
+    for Finding {
+        check,
+        verdict,
+        says,
+    } in findings
+    {
+        match verdict {
+            Verdict::Fatal if config.runner.strict => {
+                bail!("the broker is unfit: {check}: {says} (`runner.strict`)")
+            }
+            Verdict::Fatal | Verdict::Warning => warn!(check, ?verdict, says, "broker"),
+            Verdict::Fine | Verdict::Notice => debug!(check, ?verdict, says, "broker"),
+        }
+    }
+    Ok(())
+}
+
+/// A user of the embedded broker for this process's own runner, which nobody else knows.
+fn own_user(config: &mut Config) -> Result<broker::User> {
+    let name = format!("runner-{}", TaskId::generate());
+    let secret = password::generate()?;
+    let user = broker::User {
+        access: config.fleet()?.access(&Role::Runner, &name),
+        // Nobody guesses 192 bits, however cheap a guess is.
+        password: PasswordHash::new(&secret, 1)?,
+        runner: true,
+        name: name.clone(),
+    };
+    (config.mqtt.username, config.mqtt.password) = (Some(name), Some(secret));
+    config.mqtt.password_file = None;
+    Ok(user)
 }
 
 /// SIGTERM and SIGINT.

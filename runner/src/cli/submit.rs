@@ -15,7 +15,7 @@ use crate::client::{Client, Update};
 use crate::config::Config;
 use crate::envelope::answer::Request;
 use crate::mqtt::Published;
-use crate::runner::base_settings;
+use crate::runner::start::base_settings;
 use crate::task::outcome::Outcome;
 use crate::task::tenant::TenantId;
 use crate::task::{ModuleRef, RetryPolicy, TaskId};

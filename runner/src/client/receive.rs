@@ -9,17 +9,12 @@ use crate::client::Update;
 use crate::client::waiting::Waiting;
 use crate::envelope::Inbound;
 use crate::envelope::answer;
-use crate::mqtt::{Deliveries, Publisher};
+use crate::mqtt::Deliveries;
 use crate::task::TaskId;
 use crate::task::tenant::TenantId;
 
 /// Tells whoever waits, until the connection is over.
-pub(super) async fn receive(
-    mut deliveries: Deliveries,
-    publisher: Publisher,
-    tenant: TenantId,
-    waiting: Arc<Waiting>,
-) {
+pub(super) async fn receive(mut deliveries: Deliveries, tenant: TenantId, waiting: Arc<Waiting>) {
     while let Some(delivery) = deliveries.recv().await {
         let inbound = &delivery.inbound;
         match update(&tenant, inbound) {
@@ -27,7 +22,7 @@ pub(super) async fn receive(
             Err(why) => warn!(topic = inbound.topic, error = why, "message not understood"),
         }
         if let Some(token) = delivery.token {
-            publisher.ack(token);
+            token.ack();
         }
     }
     waiting.close();

@@ -1,16 +1,21 @@
 //! The sections of the configuration and their defaults.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::access::Staff;
 use crate::config::tenants::Unlisted;
 use crate::journal::Durability;
 use crate::modules::jail::Compiler;
 use crate::mqtt::settings::AckOrder;
 use crate::recurring::Missed;
 use crate::task::tenant::TenantId;
+
+/// Known to everybody who has read this.
+pub const DEFAULT_CLIENT_ID_PREFIX: &str = "wasmqtt";
 
 /// `[mqtt]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -22,6 +27,8 @@ pub struct Mqtt {
     pub group: String,
     /// In front of every topic name.
     pub topic_root: String,
+    /// In front of the client ids of runners.
+    pub client_id_prefix: String,
     /// For the broker's authentication.
     pub username: Option<String>,
     /// For the broker's authentication.
@@ -50,6 +57,7 @@ impl Default for Mqtt {
             url: "mqtt://127.0.0.1:1883".to_owned(),
             group: "runners".to_owned(),
             topic_root: String::new(),
+            client_id_prefix: DEFAULT_CLIENT_ID_PREFIX.to_owned(),
             username: None,
             password: None,
             password_file: None,
@@ -72,6 +80,10 @@ pub struct EmbeddedBroker {
     pub embedded: bool,
     /// Where it listens.
     pub address: SocketAddr,
+    /// Whether it may ask nobody for a password although others than this machine can connect.
+    pub anonymous: bool,
+    /// Who may connect, by user name; everybody when empty.
+    pub users: BTreeMap<String, User>,
 }
 
 impl Default for EmbeddedBroker {
@@ -79,8 +91,31 @@ impl Default for EmbeddedBroker {
         EmbeddedBroker {
             embedded: false,
             address: SocketAddr::from(([127, 0, 0, 1], 1883)),
+            anonymous: false,
+            users: BTreeMap::new(),
         }
     }
+}
+
+/// `[broker.users.NAME]`: either a role or a tenant.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct User {
+    /// As `wasmqtt passwd` prints it.
+    pub password_hash: String,
+    /// `runner` or `operator`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub role: Option<Staff>,
+    /// Whose tasks it submits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
+    /// Whether it may publish the tenant's modules.
+    #[serde(default = "yes")]
+    pub modules: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// `[runner]`
@@ -105,6 +140,8 @@ pub struct Runner {
     pub max_deaths: u32,
     /// `admit` or `deny`.
     pub unlisted_tenants: Unlisted,
+    /// Whether to refuse a broker that is unfit, instead of warning.
+    pub strict: bool,
 }
 
 impl Default for Runner {
@@ -120,6 +157,7 @@ impl Default for Runner {
             slot: "auto".to_owned(),
             max_deaths: 5,
             unlisted_tenants: Unlisted::Admit,
+            strict: false,
         }
     }
 }

@@ -32,6 +32,11 @@ impl Topics {
         })
     }
 
+    /// What stands in front of every name.
+    pub fn root(&self) -> &str {
+        &self.root
+    }
+
     fn of(&self, tenant: &TenantId, name: &str) -> String {
         if tenant.is_default() {
             format!("{}{name}", self.root)
@@ -85,6 +90,11 @@ impl Topics {
         format!("{}runner_recurring/{group}/", self.root)
     }
 
+    /// A topic for trying the broker out.
+    pub fn probe(&self, name: &str) -> String {
+        format!("{}runner_probe/{name}", self.root)
+    }
+
     /// A topic for the answers to one submitter, within the tenant's own prefix.
     pub fn reply(&self, tenant: &TenantId, submitter: &str) -> String {
         self.of(tenant, &format!("task_reply/{submitter}"))
@@ -95,13 +105,23 @@ impl Topics {
         format!("{}runner_status/{runner}", self.root)
     }
 
-    /// The shared subscriptions through which the runners of a group take the tasks of all tenants.
-    pub fn queue_filters(&self, group: &str) -> [String; 2] {
+    /// The shared subscription through which the runners of a group take a tenant's tasks.
+    pub fn queue_filter(&self, group: &str, tenant: &TenantId) -> String {
+        format!("$share/{group}/{}", self.queue(tenant))
+    }
+
+    /// Filters of all queues.
+    pub fn queues(&self) -> [String; 2] {
         let root = &self.root;
         [
-            format!("$share/{group}/{root}task_queue"),
-            format!("$share/{group}/{root}tenants/+/task_queue"),
+            format!("{root}task_queue"),
+            format!("{root}tenants/+/task_queue"),
         ]
+    }
+
+    /// The shared subscription of every tenant's queue but the default one's.
+    pub fn others_filter(&self, group: &str) -> String {
+        format!("$share/{group}/{}tenants/+/task_queue", self.root)
     }
 
     /// Whose queue a message came on; an error says why it is nobody's.
@@ -218,7 +238,7 @@ impl Topics {
 /// Whether a topic below a tenant's prefix is one of those that have a meaning.
 fn is_reserved(relative: &str) -> bool {
     const TOPICS: [&str; 3] = ["task_queue", "task_completed", "task_dead_letter"];
-    const PREFIXES: [&str; 7] = [
+    const PREFIXES: [&str; 8] = [
         "task_status",
         "task_log",
         "task_control",
@@ -226,6 +246,7 @@ fn is_reserved(relative: &str) -> bool {
         "runner_status",
         "runner_ended",
         "runner_recurring",
+        "runner_probe",
     ];
     let first = relative.split('/').next().unwrap_or_default();
     TOPICS.contains(&relative) || PREFIXES.contains(&first)

@@ -211,7 +211,7 @@ async fn receive(mut deliveries: Deliveries, publisher: Publisher, followed: Arc
             }
         }
         if let Some(token) = delivery.token {
-            publisher.ack(token);
+            token.ack();
         }
     }
 }

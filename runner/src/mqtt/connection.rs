@@ -7,6 +7,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, ErrorKind};
 use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use rumqttc::Outgoing;
@@ -25,7 +27,7 @@ use crate::mqtt::backoff::{Backoff, random};
 use crate::mqtt::outbox::Outbox;
 use crate::mqtt::settings::Settings;
 use crate::mqtt::{
-    AckToken, BrokerLimits, Command, Delivery, PublishError, Published, State, link,
+    AckToken, BrokerLimits, Command, Delivery, Place, PublishError, Published, State, link,
 };
 
 /// Filters in one SUBSCRIBE.
@@ -40,10 +42,20 @@ const SLOWEST_LINK: usize = 64 << 10;
 /// Commands taken between two looks at the network.
 const COMMANDS_PER_TURN: usize = 64;
 
+/// Where deliveries go, and what their tokens need.
+pub(super) struct Inbox {
+    pub(super) deliveries: mpsc::UnboundedSender<Delivery>,
+    pub(super) mark: u32,
+    pub(super) session: mpsc::WeakUnboundedSender<Command>,
+    pub(super) number: u64,
+    /// Deliveries of the connection that are not acknowledged.
+    pub(super) unanswered: Arc<AtomicUsize>,
+}
+
 pub(super) struct Session {
     settings: Settings,
     commands: mpsc::UnboundedReceiver<Command>,
-    deliveries: mpsc::UnboundedSender<Delivery>,
+    inbox: Inbox,
     state: watch::Sender<State>,
     outbox: Outbox,
     /// Every filter to hold, and who waits for its SUBACK.
@@ -83,14 +95,14 @@ impl Session {
     pub(super) fn new(
         settings: Settings,
         commands: mpsc::UnboundedReceiver<Command>,
-        deliveries: mpsc::UnboundedSender<Delivery>,
+        inbox: Inbox,
         state: watch::Sender<State>,
     ) -> Session {
         let filters = settings.filters.clone();
         Session {
             settings,
             commands,
-            deliveries,
+            inbox,
             state,
             outbox: Outbox::default(),
             filters,
@@ -166,6 +178,7 @@ impl Session {
     /// One connection from its first packet to its end.
     async fn connection(&mut self) -> End {
         self.generation += 1;
+        self.inbox.unanswered.store(0, Ordering::Relaxed);
         let clean_start = self.settings.clean_start && self.generation == 1;
         let (client, mut events) = match link::open(&self.settings, clean_start) {
             Ok(opened) => opened,
@@ -258,9 +271,9 @@ impl Session {
     fn command(&mut self, command: Option<Command>, live: Option<&mut Live>) -> ControlFlow<()> {
         match command {
             Some(Command::Publish(message, waiter)) => self.outbox.push(message, Some(waiter)),
-            Some(Command::Ack(token)) => {
+            Some(Command::Ack(place)) => {
                 if let Some(live) = live {
-                    self.ack(&token, live);
+                    self.ack(&place, live);
                 }
             }
             Some(Command::Subscribe(filter, done)) => {
@@ -335,15 +348,16 @@ impl Session {
         }
     }
 
-    fn ack(&mut self, token: &AckToken, live: &mut Live) {
-        if token.generation != self.generation {
+    fn ack(&mut self, place: &Place, live: &mut Live) {
+        if place.generation != self.generation {
             debug!(
-                packet_id = token.packet_id,
+                packet_id = place.packet_id,
                 "acknowledgement of an earlier connection dropped"
             );
             return;
         }
-        for packet_id in live.acks.done(token.sequence, token.packet_id) {
+        self.inbox.unanswered.fetch_sub(1, Ordering::Relaxed);
+        for packet_id in live.acks.done(place.sequence, place.packet_id) {
             live.acks_due.push_back(packet_id);
         }
     }
@@ -447,19 +461,27 @@ impl Session {
 
     fn delivered(&mut self, publish: Publish, live: &mut Live) {
         let (packet_id, redelivered) = (publish.pkid, publish.dup);
-        let token = (publish.qos != QoS::AtMostOnce).then(|| AckToken {
-            generation: self.generation,
-            sequence: live.acks.arrived(packet_id),
-            packet_id,
+        let token = (publish.qos != QoS::AtMostOnce).then(|| {
+            self.inbox.unanswered.fetch_add(1, Ordering::Relaxed);
+            AckToken {
+                session: self.inbox.session.clone(),
+                number: self.inbox.number,
+                place: Place {
+                    generation: self.generation,
+                    sequence: live.acks.arrived(packet_id),
+                    packet_id,
+                },
+            }
         });
         let delivery = link::inbound(publish).map(|inbound| Delivery {
             inbound,
             redelivered,
             token,
+            mark: self.inbox.mark,
         });
         // Whoever took deliveries is gone: unacknowledged, they come again for whoever comes next.
         if let Some(delivery) = delivery {
-            let _ = self.deliveries.send(delivery);
+            let _ = self.inbox.deliveries.send(delivery);
         }
     }
 }

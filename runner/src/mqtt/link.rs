@@ -101,6 +101,7 @@ pub(super) fn fit(settings: &Settings, connack: &ConnAck) -> Result<BrokerLimits
     Ok(BrokerLimits {
         max_packet_bytes: max.map_or(MAX_MQTT_PACKET, |m| m as usize),
         session_present: connack.session_present,
+        since: std::time::Instant::now(),
     })
 }
 

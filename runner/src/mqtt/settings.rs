@@ -32,6 +32,8 @@ pub struct Settings {
     pub max_packet_bytes: u32,
     /// In which order deliveries are acknowledged.
     pub ack_order: AckOrder,
+    /// Put on every delivery, for whoever takes those of several connections.
+    pub mark: u32,
     /// Subscribed on every connection, before anything else.
     pub filters: Vec<String>,
     /// Published by the broker when this client is lost.
@@ -55,6 +57,7 @@ impl Settings {
             send_maximum: 100,
             max_packet_bytes: 64 << 20,
             ack_order: AckOrder::Completion,
+            mark: 0,
             filters: Vec::new(),
             will: None,
             birth: None,

@@ -11,7 +11,7 @@ use tracing::{debug, info, warn};
 use crate::envelope::Inbound;
 use crate::journal::index::Seen;
 use crate::journal::record::Key;
-use crate::mqtt::{Deliveries, Publisher};
+use crate::mqtt::Deliveries;
 use crate::runner::{Shared, settle};
 use crate::task::quoted;
 
@@ -33,7 +33,7 @@ enum Action {
 }
 
 /// Acts on what comes, until the connection ends.
-pub(super) async fn run(shared: Arc<Shared>, mut deliveries: Deliveries, publisher: Publisher) {
+pub(super) async fn run(shared: Arc<Shared>, mut deliveries: Deliveries) {
     let mut answers = JoinSet::new();
     while let Some(delivery) = deliveries.recv().await {
         let inbound = &delivery.inbound;
@@ -43,7 +43,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut deliveries: Deliveries, publish
             _ => act(&shared, inbound, &mut answers),
         }
         if let Some(token) = delivery.token {
-            publisher.ack(token);
+            token.ack();
         }
     }
 }

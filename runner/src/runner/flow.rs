@@ -4,7 +4,6 @@
 //! answered without a record. The one other way out is to hand a task back when the runner stops: unacknowledged to the broker, or kept in the journal.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::oneshot;
@@ -15,6 +14,7 @@ use crate::envelope::Inbound;
 use crate::envelope::encode::{self, Event};
 use crate::journal::record::{Attempted, Content, Kept, Key, Stored};
 use crate::modules::Module;
+use crate::mqtt;
 use crate::runner::active::Active;
 use crate::runner::voice::Voice;
 use crate::runner::{Shared, settle};
@@ -130,7 +130,7 @@ pub(super) async fn run(
         },
     };
     if in_hand.kept {
-        shared.kept.fetch_sub(1, Ordering::Relaxed);
+        shared.kept.remove(&in_hand.task.tenant);
     }
     let settled = settle::settle(&shared, outcome, &in_hand).await;
     // Also when it is not settled: a delivery that comes again must not attach to a task that nobody runs.
@@ -200,10 +200,13 @@ async fn live(shared: &Shared, in_hand: &mut InHand) -> Result<Outcome, HandedBa
         Ok(admitted) => admitted,
         Err(rejection) => return Ok(shared.rejected(in_hand, rejection)),
     };
+    if let Err(wait) = shared.permits.enter(&tenant, &policy) {
+        return Ok(shared.rejected(in_hand, admission::over_quota(&tenant, wait)));
+    }
     shared.event(&in_hand.task, &Event::Queued);
     loop {
         if let Some(due) = in_hand.due.take() {
-            wait(shared, in_hand, due).await?;
+            wait(shared, in_hand, policy.max_kept, due).await?;
         }
         let mut outcome = attempt(shared, in_hand, &policy, limits).await?;
         let number = in_hand.attempt();
@@ -215,7 +218,7 @@ async fn live(shared: &Shared, in_hand: &mut InHand) -> Result<Outcome, HandedBa
             return Ok(outcome);
         };
         let asked = in_hand.task.retry.as_ref();
-        match retry::next(error, asked, &shared.retry, number, shared.random()) {
+        match retry::next(error, asked, &shared.retry, number, mqtt::random()) {
             Next::End => return Ok(outcome),
             Next::GiveUp => {
                 in_hand.given_up = true;
@@ -246,23 +249,24 @@ async fn live(shared: &Shared, in_hand: &mut InHand) -> Result<Outcome, HandedBa
 }
 
 /// Waits until a task is due, holding no permit; kept in the journal, so that the broker need not hold it either.
-async fn wait(shared: &Shared, in_hand: &mut InHand, due: SystemTime) -> Result<(), HandedBack> {
+async fn wait(
+    shared: &Shared,
+    in_hand: &mut InHand,
+    max_kept: usize,
+    due: SystemTime,
+) -> Result<(), HandedBack> {
     let until = in_hand
         .task
         .expires_at
         .map_or(due, |expiry| expiry.min(due));
-    let room = in_hand.kept || shared.kept.load(Ordering::Relaxed) < shared.max_kept;
-    if room {
+    in_hand.kept = in_hand.kept || shared.kept.try_add(&in_hand.task.tenant, max_kept);
+    if in_hand.kept {
         shared.journal.keep(in_hand.kept(due)).await;
-        if !in_hand.kept {
-            in_hand.kept = true;
-            shared.kept.fetch_add(1, Ordering::Relaxed);
-        }
         for token in shared.active.kept(in_hand.key) {
-            shared.publisher.ack(token);
+            token.ack();
         }
     } else {
-        warn!(task_id = %in_hand.task.id, max_kept = shared.max_kept, "no more tasks can be kept: this one waits in the broker's window");
+        warn!(task_id = %in_hand.task.id, tenant = %in_hand.task.tenant, max_kept, "no more tasks can be kept: this one waits in the broker's window");
     }
     let mut draining = shared.draining.subscribe();
     loop {
@@ -306,9 +310,9 @@ async fn attempt(
     let memory = limits.memory_bytes.value;
     let permit = shared
         .permits
-        .acquire(&task.tenant, task.priority, memory)
+        .acquire(&task.tenant, policy, task.priority, memory)
         .await;
-    let permit = permit.ok_or(HandedBack)?;
+    let mut permit = permit.ok_or(HandedBack)?;
     if let Err(rejection) = admission::check_expiry(task, SystemTime::now()) {
         return Ok(shared.rejected(in_hand, rejection));
     }
@@ -321,7 +325,7 @@ async fn attempt(
     shared.journal.attempt(attempted).await;
     shared.event(task, &Event::Started { attempt: number });
     let queued = in_hand.received.elapsed();
-    let job = job(task, limits, number);
+    let job = job(task, limits, policy.weight, number);
     let events = Voice::of(task, shared).map(|voice| voice as Arc<dyn GuestEvents>);
     let mut stopped = shared.stopped.subscribe();
     let ran = tokio::select! {
@@ -331,11 +335,12 @@ async fn attempt(
             return Err(HandedBack);
         }
     };
+    permit.burnt(ran.usage.fuel);
     drop(permit);
     Ok(shared.ended(in_hand, number, &module, hit, queued, ran))
 }
 
-fn job(task: &Task, limits: Limits, attempt: u32) -> Job {
+fn job(task: &Task, limits: Limits, weight: u32, attempt: u32) -> Job {
     let deadline = SystemTime::now() + Duration::from_millis(limits.timeout_ms.value);
     let context = types::Context {
         id: task.id.to_string(),
@@ -356,6 +361,8 @@ fn job(task: &Task, limits: Limits, attempt: u32) -> Job {
         context,
         input: task.input.clone(),
         limits,
+        tenant: task.tenant.clone(),
+        weight,
     }
 }
 
@@ -426,7 +433,7 @@ impl Shared {
     fn event(&self, task: &Task, event: &Event) {
         if task.events {
             let message = encode::event(&self.topics, task, &self.name, event, SystemTime::now());
-            drop(self.publisher.publish(message));
+            drop(self.lanes.publisher(&task.tenant).publish(message));
         }
     }
 }

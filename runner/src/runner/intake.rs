@@ -1,7 +1,6 @@
 //! What comes in: a delivery, or what an earlier process left → a flow, an attachment, or an answer at once.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::oneshot;
@@ -13,7 +12,7 @@ use crate::envelope::{Inbound, answer};
 use crate::journal::Recovered;
 use crate::journal::index::Seen;
 use crate::journal::record::Kept;
-use crate::mqtt::Delivery;
+use crate::mqtt::{AckToken, Delivery};
 use crate::runner::active::Arrival;
 use crate::runner::flow::{self, InHand};
 use crate::runner::{Runner, Shared, settle};
@@ -67,7 +66,7 @@ impl Runner {
         in_hand.attempts = kept.attempts;
         in_hand.deaths = kept.deaths;
         in_hand.kept = true;
-        shared.kept.fetch_add(1, Ordering::Relaxed);
+        shared.kept.add(&in_hand.task.tenant);
         if let Some(Seen::Died(died)) = shared.journal.seen(in_hand.key) {
             in_hand.died(&died);
         }
@@ -107,7 +106,7 @@ impl Runner {
         let shared = &self.shared;
         // QoS 0 has no window: what cannot be answered in time must not fill the memory either.
         let volatile = delivery.token.is_none();
-        let kept = shared.kept.load(Ordering::Relaxed);
+        let kept = shared.kept.count();
         if volatile && flows.len().saturating_sub(kept) >= self.backlog.saturating_mul(2) {
             return dropped.count();
         }
@@ -115,7 +114,11 @@ impl Runner {
             inbound,
             redelivered,
             token,
+            mark,
         } = delivery;
+        if shared.lanes.is_copy(mark, &inbound.topic) {
+            return token.into_iter().for_each(AckToken::ack);
+        }
         let task = match self.decode(&inbound, received_at) {
             Ok(task) => task,
             Err(undecodable) => {
@@ -162,7 +165,7 @@ impl Runner {
             Arrival::Attached(token) => {
                 debug!(task_id = %in_hand.task.id, tenant = %in_hand.task.tenant, redelivered, "task is already in hand");
                 if let Some(token) = token {
-                    shared.publisher.ack(token);
+                    token.ack();
                 }
             }
             Arrival::Conflict(token) => {
@@ -179,10 +182,10 @@ impl Runner {
             let mut ask = answer::ask(&shared.topics, &task.tenant, &task.id, "");
             ask.properties.response_topic = task.reply.topic.clone();
             ask.properties.correlation_data = task.reply.correlation_data.clone();
-            drop(shared.publisher.publish(ask));
+            drop(shared.lanes.publisher(&task.tenant).publish(ask));
         }
         for token in shared.active.leave(in_hand.key).tokens {
-            shared.publisher.ack(token);
+            token.ack();
         }
     }
 }
@@ -192,7 +195,7 @@ async fn ended_before(shared: Arc<Shared>, in_hand: InHand, cancel: oneshot::Rec
     let key = in_hand.key;
     if settle::answer_ended(&shared, &in_hand.task, key).await {
         for token in shared.active.leave(key).tokens {
-            shared.publisher.ack(token);
+            token.ack();
         }
     } else {
         // The record is gone: there is nothing better than to run it.

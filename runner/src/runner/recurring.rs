@@ -62,8 +62,8 @@ impl Board {
     }
 
     /// The subscription that brings what is said.
-    pub(super) fn filter(&self) -> String {
-        format!("{}+", self.prefix)
+    pub(super) fn filter(topics: &Topics, group: &str) -> String {
+        format!("{}+", topics.recurring(group))
     }
 
     /// Whether a message was for the board, and taken.

@@ -33,8 +33,10 @@ pub(super) async fn settle(
     let topics = &shared.topics;
     let mut messages = encode::outcome(topics, &outcome);
     // What is recorded is what can be published.
-    if let (Some(record), Some(limits)) = (messages.first(), shared.publisher.limits())
-        && record.packet_bytes() > limits.max_packet_bytes
+    if let (Some(record), Some(limits)) = (
+        messages.first(),
+        shared.lanes.publisher(&outcome.tenant).limits(),
+    ) && record.packet_bytes() > limits.max_packet_bytes
     {
         let why = PublishError::TooLarge {
             topic: record.topic.clone(),
@@ -160,10 +162,10 @@ pub(super) async fn finish(shared: &Shared, tenant: &TenantId, ended: &Ended, he
         answer_again(shared, tenant, ended, topic, correlation).await;
     }
     if held.again {
-        publish_again(shared, ended).await;
+        publish_again(shared, tenant, ended).await;
     }
     for token in held.tokens {
-        shared.publisher.ack(token);
+        token.ack();
     }
 }
 
@@ -181,15 +183,19 @@ pub(super) async fn answer_ended(shared: &Shared, task: &Task, key: Key) -> bool
         );
         answer_again(shared, &task.tenant, &ended, topic, correlation).await;
     } else {
-        publish_again(shared, &ended).await;
+        publish_again(shared, &task.tenant, &ended).await;
     }
     true
 }
 
 /// Publishes a record once more. It stands on `task_completed` already: if the broker refuses it now, that is that.
-async fn publish_again(shared: &Shared, ended: &Ended) {
+async fn publish_again(shared: &Shared, tenant: &TenantId, ended: &Ended) {
     if let Some(record) = ended.messages.first()
-        && let Err(why) = shared.publisher.publish(record.message()).await
+        && let Err(why) = shared
+            .lanes
+            .publisher(tenant)
+            .publish(record.message())
+            .await
     {
         warn!(task_id = ended.id, error = %why, "recorded outcome not published again");
     }
@@ -248,7 +254,7 @@ async fn answer_and_ack(shared: &Shared, mut outcome: Outcome, token: Option<Ack
     if publish(shared, &outcome, messages).await
         && let Some(token) = token
     {
-        shared.publisher.ack(token);
+        token.ack();
     }
 }
 
@@ -277,8 +283,9 @@ async fn publish(shared: &Shared, outcome: &Outcome, messages: Vec<Message>) -> 
 async fn publish_record(shared: &Shared, message: Message, outcome: &Outcome) -> bool {
     let mut message = Arc::new(message);
     let mut wait = REFUSED.0;
+    let publisher = shared.lanes.publisher(&outcome.tenant);
     loop {
-        match shared.publisher.publish(message.clone()).await {
+        match publisher.publish(message.clone()).await {
             Ok(_) => return true,
             Err(PublishError::Closed) => return false,
             Err(why @ PublishError::TooLarge { .. }) => {
@@ -312,7 +319,7 @@ fn publish_reply<'a>(
     tenant: &'a TenantId,
     id: &'a str,
 ) -> impl Future<Output = ()> + use<'a> {
-    let published = shared.publisher.publish(message);
+    let published = shared.lanes.publisher(tenant).publish(message);
     async move {
         if let Err(why) = published.await {
             warn!(task_id = id, %tenant, error = %why, "message not published; the outcome is on task_completed");

@@ -18,6 +18,8 @@ use crate::journal::index::Seen;
 use crate::journal::record::Key;
 use crate::modules::jail::Compiler;
 use crate::mqtt::{Command, Delivery, Published, made_up};
+use crate::runner::start::open_journal;
+use crate::sandbox::engine::{Engine, Sizes};
 use crate::task::TaskId;
 use crate::task::tenant::TenantId;
 use crate::tenants::Tenants;
@@ -116,7 +118,7 @@ impl World {
         }
     }
 
-    fn deliver(&mut self, message: usize, to: &mpsc::UnboundedSender<Delivery>) {
+    fn deliver(&mut self, message: usize, (to, at): &(mpsc::UnboundedSender<Delivery>, Publisher)) {
         let delivery = Delivery {
             inbound: Inbound {
                 topic: "task_queue".to_owned(),
@@ -124,7 +126,8 @@ impl World {
                 properties: Properties::default(),
             },
             redelivered: !self.delivered.insert(message),
-            token: Some(made_up::token(self.lives, message as u16)),
+            token: Some(made_up::token(at, self.lives, message as u16)),
+            mark: 0,
         };
         let _ = to.send(delivery);
     }
@@ -169,14 +172,10 @@ impl World {
                     let _ = done.send(Ok(Published::Accepted));
                 }
             }
-            Command::Ack(token) => {
-                assert_eq!(
-                    made_up::generation(&token),
-                    self.lives,
-                    "a token of another life"
-                );
+            Command::Ack(place) => {
+                assert_eq!(place.generation, self.lives, "a token of another life");
                 if !dies {
-                    self.acknowledged.insert(made_up::packet_id(&token).into());
+                    self.acknowledged.insert(place.packet_id.into());
                 }
             }
             Command::Close(done) => drop(done),
@@ -190,6 +189,7 @@ impl World {
         self.lives += 1;
         let (publisher, mut commands, _state) = made_up::publisher();
         let (deliver, deliveries) = mpsc::unbounded_channel();
+        let deliver = (deliver, publisher.clone());
         let (runner, closer) = runner(self.state.path(), machine, publisher, deliveries);
         let shared = runner.shared.clone();
         let (_stop, stopped) = oneshot::channel::<()>();
@@ -266,28 +266,32 @@ fn runner(
         modules: machine.modules.clone(),
         permits: Permits::new(4, 1 << 30),
         active: Active::default(),
-        publisher,
+        lanes: lanes::made_up(publisher),
         journal,
         peers: None,
         board: Arc::new(Board::new(&topics, "simulated")),
         topics,
         retry: config.retry,
         max_deaths: config.runner.max_deaths,
-        kept: AtomicUsize::new(0),
-        max_kept: 8,
+        kept: KeptTasks::new(8),
         suspects: tokio::sync::Mutex::default(),
         draining: watch::Sender::new(false),
         stopped: watch::Sender::new(false),
     };
+    let shared = Arc::new(shared);
     let runner = Runner {
-        shared: Arc::new(shared),
+        reloader: Reloader {
+            shared: Arc::downgrade(&shared),
+            config: config.clone(),
+        },
+        failures: mpsc::unbounded_channel().1,
+        shared,
         deliveries,
         others: Vec::new(),
         control: None,
         submitters: JoinSet::new(),
         recovered,
         journal: None,
-        filters: Vec::new(),
         keeps_session: true,
         backlog: 1000,
         drain: Duration::ZERO,

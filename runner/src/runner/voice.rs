@@ -24,7 +24,7 @@ impl Voice {
         (task.logs || task.events).then(|| {
             Arc::new(Voice {
                 topics: shared.topics.clone(),
-                publisher: shared.publisher.clone(),
+                publisher: shared.lanes.publisher(&task.tenant),
                 runner: shared.name.clone(),
                 task: task.clone(),
             })

@@ -43,7 +43,7 @@ impl Consumer {
             first: BTreeMap::new(),
             last: Instant::now(),
         }));
-        let hearing = tokio::spawn(hear(deliveries, publisher.clone(), record.clone()));
+        let hearing = tokio::spawn(hear(deliveries, record.clone()));
         Consumer {
             publisher,
             record,
@@ -79,7 +79,7 @@ impl Drop for Consumer {
     }
 }
 
-async fn hear(mut deliveries: Deliveries, publisher: Publisher, record: Arc<Mutex<Record>>) {
+async fn hear(mut deliveries: Deliveries, record: Arc<Mutex<Record>>) {
     while let Some(delivery) = deliveries.recv().await {
         {
             let outcome = read(&delivery.inbound.payload);
@@ -92,7 +92,7 @@ async fn hear(mut deliveries: Deliveries, publisher: Publisher, record: Arc<Mute
             record.outcomes.push(outcome);
         }
         if let Some(token) = delivery.token {
-            publisher.ack(token);
+            token.ack();
         }
     }
 }

@@ -1,0 +1,67 @@
+//! What this process gives up before it runs strangers' code: privileges, capabilities, core dumps.
+//!
+//! The sandbox is what holds guests; this is for the day it does not. A systemd unit does more (`examples/wasmqtt.service`).
+
+use rustix::io;
+use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set,
+    remove_capability_from_bounding_set, set_capabilities, set_no_new_privs,
+};
+use tracing::debug;
+
+/// Gives up what no runner needs. Before any thread is started: capabilities are each thread's own. A port below 1024
+/// is still to be listened on with `low_port`.
+pub fn give_up_privileges(low_port: bool) {
+    let keep = match low_port {
+        true => CapabilitySet::NET_BIND_SERVICE,
+        false => CapabilitySet::empty(),
+    };
+    tell("no core dumps", no_cores());
+    // What it starts cannot gain more either, by a setuid program for one.
+    tell("no new privileges", set_no_new_privs(true));
+    tell("no ambient capabilities", clear_ambient_capability_set());
+    tell("no capabilities", drop_capabilities(keep));
+}
+
+/// Its memory, where passwords and tenants' inputs are, is neither dumped nor read by other processes of this user. Once
+/// wasmtime is set up, which opens files below `/proc/self` that are closed to it after this.
+pub fn hide_memory() {
+    tell(
+        "not dumpable",
+        set_dumpable_behavior(DumpableBehavior::NotDumpable),
+    );
+}
+
+fn no_cores() -> io::Result<()> {
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    setrlimit(Resource::Core, none)
+}
+
+fn drop_capabilities(keep: CapabilitySet) -> io::Result<()> {
+    let have = capabilities(None)?;
+    // Who may not shrink the bounding set has nothing that it would bound.
+    if have.effective.contains(CapabilitySet::SETPCAP) {
+        for capability in CapabilitySet::all().difference(keep).iter() {
+            // One that this kernel does not know is not there.
+            let _ = remove_capability_from_bounding_set(capability);
+        }
+    }
+    set_capabilities(
+        None,
+        CapabilitySets {
+            effective: have.effective & keep,
+            permitted: have.permitted & keep,
+            inheritable: CapabilitySet::empty(),
+        },
+    )
+}
+
+fn tell(what: &str, done: io::Result<()>) {
+    if let Err(error) = done {
+        debug!(what, %error, "not hardened");
+    }
+}

@@ -1,0 +1,370 @@
+//! Whose guest computes next: turns of a million units of fuel, between tenants by weight ([`Fair`]).
+//!
+//! There are as many turns as guests' threads. A guest computes only while it has one, and gives it up when it has burnt
+//! its quantum, when it waits in a host call and when it ends. So a tenant that comes late is served within a quantum,
+//! however many guests of others compute.
+
+use std::collections::{HashMap, VecDeque};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
+
+use crate::fair::Fair;
+use crate::sandbox::YIELD_EVERY;
+use crate::task::tenant::TenantId;
+
+/// Tenants remembered before those that are idle are forgotten.
+const FORGET_ABOVE: usize = 256;
+
+/// The turns of one sandbox.
+pub(super) struct Turns(Mutex<State>);
+
+struct State {
+    free: usize,
+    fair: Fair,
+    tenants: HashMap<TenantId, Tenant>,
+}
+
+#[derive(Default)]
+struct Tenant {
+    waiting: VecDeque<Ticket>,
+    computing: usize,
+}
+
+struct Ticket {
+    given: Arc<AtomicBool>,
+    waker: Waker,
+}
+
+impl Turns {
+    pub(super) fn new(turns: usize) -> Turns {
+        Turns(Mutex::new(State {
+            free: turns,
+            fair: Fair::default(),
+            tenants: HashMap::new(),
+        }))
+    }
+
+    /// A guest's future that computes only in its tenant's turns.
+    pub(super) fn gate<F>(turns: Arc<Turns>, tenant: TenantId, weight: u32, future: F) -> Gate<F> {
+        Gate {
+            turns,
+            tenant,
+            weight,
+            charged: 0,
+            place: Place::Away,
+            future,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// A guest wants to compute: now, or when its ticket is called.
+    fn take(&mut self, tenant: &TenantId, waker: &Waker) -> Place {
+        let entry = self.tenants.entry(tenant.clone()).or_default();
+        if entry.computing == 0 && entry.waiting.is_empty() {
+            self.fair.enter(tenant);
+        }
+        if self.free > 0 {
+            self.free -= 1;
+            entry.computing += 1;
+            self.fair.serve(tenant);
+            return Place::Computing;
+        }
+        let given = Arc::new(AtomicBool::new(false));
+        entry.waiting.push_back(Ticket {
+            given: given.clone(),
+            waker: waker.clone(),
+        });
+        Place::Waiting(given)
+    }
+
+    /// A guest gives up its turn: the next one has it.
+    fn leave(&mut self, tenant: &TenantId) {
+        if let Some(entry) = self.tenants.get_mut(tenant) {
+            entry.computing -= 1;
+            if entry.computing == 0 && entry.waiting.is_empty() {
+                self.tenants.remove(tenant);
+            }
+        }
+        if let Some(next) = self.next() {
+            self.call(&next);
+        } else {
+            self.free += 1;
+        }
+        if self.fair.len() > FORGET_ABOVE {
+            let tenants = &self.tenants;
+            self.fair.forget(|tenant| !tenants.contains_key(tenant));
+        }
+    }
+
+    /// The tenant whose turn it is among those that wait.
+    fn next(&self) -> Option<TenantId> {
+        let waiting = self.tenants.iter().filter(|(_, t)| !t.waiting.is_empty());
+        let next = waiting.min_by_key(|(tenant, _)| self.fair.tag(tenant));
+        next.map(|(tenant, _)| tenant.clone())
+    }
+
+    fn call(&mut self, tenant: &TenantId) {
+        let Some(entry) = self.tenants.get_mut(tenant) else {
+            return;
+        };
+        if let Some(ticket) = entry.waiting.pop_front() {
+            entry.computing += 1;
+            self.fair.serve(tenant);
+            ticket.given.store(true, Ordering::Release);
+            ticket.waker.wake();
+        }
+    }
+}
+
+/// See [`Turns::gate`].
+pub(super) struct Gate<F> {
+    turns: Arc<Turns>,
+    tenant: TenantId,
+    weight: u32,
+    /// Fuel that the tenant was charged for this guest so far.
+    charged: u64,
+    place: Place,
+    future: F,
+}
+
+enum Place {
+    /// Not begun, or in a host call.
+    Away,
+    /// Called when the flag is set.
+    Waiting(Arc<AtomicBool>),
+    Computing,
+}
+
+/// What a tenant was charged for one guest.
+pub(super) struct Bill {
+    turns: Arc<Turns>,
+    tenant: TenantId,
+    weight: u32,
+    charged: u64,
+}
+
+impl Bill {
+    /// The guest has ended, and burnt so much in all.
+    pub(super) fn settle(self, fuel: u64) {
+        let signed = |fuel| i64::try_from(fuel).unwrap_or(i64::MAX);
+        let difference = signed(fuel) - signed(self.charged);
+        let mut state = self.turns.lock();
+        state.fair.charge(&self.tenant, self.weight, difference);
+    }
+}
+
+impl<F> Gate<F> {
+    /// What the guest was charged so far.
+    pub(super) fn bill(&self) -> Bill {
+        Bill {
+            turns: self.turns.clone(),
+            tenant: self.tenant.clone(),
+            weight: self.weight,
+            charged: self.charged,
+        }
+    }
+
+    pub(super) fn inner(&self) -> &F {
+        &self.future
+    }
+}
+
+impl<F: Future + Unpin> Future for Gate<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        match &self.place {
+            Place::Computing => {}
+            Place::Waiting(given) if given.load(Ordering::Acquire) => {
+                self.place = Place::Computing;
+            }
+            Place::Waiting(_) => return Poll::Pending,
+            Place::Away => {
+                let place = self.turns.lock().take(&self.tenant, context.waker());
+                self.place = place;
+                if matches!(self.place, Place::Waiting(_)) {
+                    return Poll::Pending;
+                }
+            }
+        }
+        let watched = Arc::new(Watched {
+            woken: AtomicBool::new(false),
+            waker: context.waker().clone(),
+        });
+        let waker = Waker::from(watched.clone());
+        let polled = Pin::new(&mut self.future).poll(&mut Context::from_waker(&waker));
+        if polled.is_pending() && watched.woken.load(Ordering::Relaxed) {
+            // It goes on at once: it has burnt its quantum.
+            self.charged += YIELD_EVERY;
+            self.yielded(context.waker());
+        } else {
+            self.place = Place::Away;
+            self.turns.lock().leave(&self.tenant);
+        }
+        polled
+    }
+}
+
+impl<F> Gate<F> {
+    /// Stands in line again; if its tenant is still the one to be served, the turn stays.
+    fn yielded(&mut self, waker: &Waker) {
+        let turns = self.turns.clone();
+        let mut state = turns.lock();
+        let quantum = i64::try_from(YIELD_EVERY).unwrap_or(i64::MAX);
+        state.fair.charge(&self.tenant, self.weight, quantum);
+        let Some(next) = state.next() else { return };
+        let ours = state.fair.tag(&self.tenant);
+        if next != self.tenant && ours < state.fair.tag(&next) {
+            return;
+        }
+        let given = Arc::new(AtomicBool::new(false));
+        if let Some(entry) = state.tenants.get_mut(&self.tenant) {
+            entry.waiting.push_back(Ticket {
+                given: given.clone(),
+                waker: waker.clone(),
+            });
+        }
+        self.place = Place::Waiting(given);
+        state.leave(&self.tenant);
+    }
+}
+
+impl<F> Drop for Gate<F> {
+    fn drop(&mut self) {
+        let Place::Waiting(given) = &self.place else {
+            if matches!(self.place, Place::Computing) {
+                self.turns.lock().leave(&self.tenant);
+            }
+            return;
+        };
+        let mut state = self.turns.lock();
+        if given.load(Ordering::Acquire) {
+            return state.leave(&self.tenant);
+        }
+        if let Some(entry) = state.tenants.get_mut(&self.tenant) {
+            entry
+                .waiting
+                .retain(|ticket| !Arc::ptr_eq(&ticket.given, given));
+            if entry.computing == 0 && entry.waiting.is_empty() {
+                state.tenants.remove(&self.tenant);
+            }
+        }
+    }
+}
+
+/// A waker that tells whether it was used while the guest was polled: so it is when the guest yields.
+struct Watched {
+    woken: AtomicBool,
+    waker: Waker,
+}
+
+impl Wake for Watched {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.woken.store(true, Ordering::Relaxed);
+        self.waker.wake_by_ref();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As wasm yields.
+    async fn yields() {
+        let mut yielded = false;
+        std::future::poll_fn(|context| {
+            if std::mem::replace(&mut yielded, true) {
+                return Poll::Ready(());
+            }
+            context.waker().wake_by_ref();
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// Yields so often, and counts each time for its tenant.
+    async fn computes(
+        counts: Arc<Mutex<HashMap<String, usize>>>,
+        name: &'static str,
+        turns: usize,
+    ) {
+        for _ in 0..turns {
+            *counts
+                .lock()
+                .expect("no panic")
+                .entry(name.to_owned())
+                .or_default() += 1;
+            yields().await;
+        }
+    }
+
+    async fn shares(guests: &[(&'static str, u32, usize)]) -> HashMap<String, usize> {
+        let turns = Arc::new(Turns::new(1));
+        let counts = Arc::new(Mutex::new(HashMap::new()));
+        let mut running = tokio::task::JoinSet::new();
+        for (name, weight, number) in guests {
+            for _ in 0..*number {
+                let tenant = TenantId::parse(name).expect("a tenant");
+                let future = Box::pin(computes(counts.clone(), name, 10_000));
+                running.spawn(Turns::gate(turns.clone(), tenant, *weight, future));
+            }
+        }
+        // Until the first has ended everybody wants turns.
+        running.join_next().await;
+        counts.lock().expect("no panic").clone()
+    }
+
+    #[tokio::test]
+    async fn turns_by_weight_however_many_guests() {
+        let counts = shares(&[("one", 1, 20), ("two", 2, 3), ("four", 4, 1)]).await;
+        let (one, two, four) = (counts["one"], counts["two"], counts["four"]);
+        assert_eq!(four, 10_000, "{counts:?}");
+        assert!(
+            one.abs_diff(2_500) < 50 && two.abs_diff(5_000) < 50,
+            "{counts:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn one_that_is_dropped_gives_its_turn_back() {
+        let turns = Arc::new(Turns::new(1));
+        let tenant = TenantId::default();
+        let never = std::future::pending::<()>();
+        let gate = |turns: &Arc<Turns>| {
+            let endless = Box::pin(async {
+                loop {
+                    yields().await;
+                }
+            });
+            Turns::gate::<Pin<Box<dyn Future<Output = ()> + Send>>>(
+                turns.clone(),
+                TenantId::default(),
+                1,
+                endless,
+            )
+        };
+        let (first, second) = (tokio::spawn(gate(&turns)), tokio::spawn(gate(&turns)));
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        first.abort();
+        second.abort();
+        let _ = tokio::join!(first, second);
+        let waits = Turns::gate(turns.clone(), tenant, 1, Box::pin(never));
+        let waits = tokio::time::timeout(std::time::Duration::from_millis(10), waits);
+        assert!(waits.await.is_err());
+        let state = turns.lock();
+        assert_eq!((state.free, state.tenants.len()), (1, 0));
+    }
+}

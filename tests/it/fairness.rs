@@ -1,0 +1,160 @@
+//! No tenant disturbs another: shares of fuel by weight, and a neighbour of a flood.
+//!
+//! The long form, which the bars are measured with: `WASMQTT_FAIR_SCALE=8 cargo test --test it fairness -- --nocapture`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::time::{Instant, sleep_until};
+use wasmqtt::config::tenants::Tenant;
+use wasmqtt::envelope::Message;
+use wasmqtt_tests::guests;
+
+use crate::rig::{Rig, json, retained};
+
+fn scale() -> u32 {
+    let text = std::env::var("WASMQTT_FAIR_SCALE").ok();
+    text.map_or(1, |text| text.parse().expect("a number"))
+}
+
+fn listed(weight: u32) -> Tenant {
+    Tenant {
+        weight,
+        ..Tenant::default()
+    }
+}
+
+/// Publishes burning tasks of a tenant; `numbers` are their ids.
+async fn queue(rig: &Rig, tenant: &str, fuel: u64, numbers: std::ops::Range<u32>) {
+    let published: Vec<_> = numbers
+        .map(|number| {
+            let id = format!("{tenant}-{number}");
+            let task = json!({"id": id, "module": "burn", "input": fuel.to_string()});
+            let topic = format!("tenants/{tenant}/task_queue");
+            let message = Message::new(topic, task.to_string());
+            rig.ear.publisher.publish(message)
+        })
+        .collect();
+    for published in published {
+        published.await.expect("a PUBACK");
+    }
+}
+
+async fn with_tenants(tenants: &[(&str, u32)]) -> Rig {
+    let rig = Rig::with(|config| {
+        config.runner.concurrency = 32;
+        for (name, weight) in tenants {
+            config.tenants.insert((*name).to_owned(), listed(*weight));
+        }
+    })
+    .await;
+    for (name, _) in tenants {
+        let topic = format!("tenants/{name}/modules/burn");
+        rig.publish(retained(&topic, guests::BURN)).await;
+    }
+    rig
+}
+
+/// Three tenants of weights 1, 2 and 4, with tasks of different fuel, who all have tasks waiting all the time.
+pub(crate) async fn fuel_follows_the_weights() {
+    let tenants = [("one", 1), ("two", 2), ("four", 4)];
+    // So many tasks last about as long for each of them.
+    let tasks = [
+        ("one", 7_000_000),
+        ("two", 14_000_000),
+        ("four", 28_000_000),
+    ];
+    let count = 60 * scale();
+    let mut rig = with_tenants(&tenants).await;
+    for (tenant, _) in tenants {
+        queue(&rig, tenant, 1, 0..1).await;
+        rig.ear.outcome(&format!("{tenant}-0")).await;
+    }
+    for (tenant, fuel) in tasks {
+        queue(&rig, tenant, fuel, 1..count + 1).await;
+    }
+    // Until one of them has run out.
+    let mut burnt = BTreeMap::<&str, (u32, u64)>::new();
+    while burnt.values().all(|(ended, _)| *ended < count) {
+        let inbound = rig.ear.hear(|i| i.topic.ends_with("task_completed")).await;
+        let outcome = json(&inbound).expect("JSON");
+        assert_eq!(outcome["status"], "succeeded", "{outcome}");
+        let id = outcome["id"].as_str().expect("an id");
+        let (tenant, _) = id.split_once('-').expect("a tenant");
+        let (name, _) = tenants
+            .iter()
+            .find(|(name, _)| *name == tenant)
+            .expect("ours");
+        let entry = burnt.entry(name).or_default();
+        entry.0 += 1;
+        entry.1 += outcome["usage"]["fuel"].as_u64().expect("fuel");
+    }
+    let all: u64 = burnt.values().map(|(_, fuel)| fuel).sum();
+    let mut normalised = Vec::new();
+    for (tenant, weight) in tenants {
+        let (ended, fuel) = burnt[tenant];
+        let due = f64::from(weight) / 7.0;
+        let share = fuel as f64 / all as f64;
+        println!("weight {weight}: {ended} tasks, {share:.3} of the fuel, due {due:.3}");
+        normalised.push(share / due);
+        // The last tasks of each are not counted, which is more in the short form.
+        let most = if scale() >= 8 { 0.05 } else { 0.25 };
+        assert!(
+            (share / due - 1.0).abs() <= most,
+            "{tenant}: {share} of {due}"
+        );
+    }
+    let sum: f64 = normalised.iter().sum();
+    let squares: f64 = normalised.iter().map(|x| x * x).sum();
+    let jain = sum * sum / (3.0 * squares);
+    println!("Jain's index {jain:.4}, {all} fuel");
+    assert!(jain >= 0.97, "{jain}");
+    rig.end().await;
+}
+
+/// How long B's tasks take, one at a time.
+async fn latencies(rig: &mut Rig, numbers: std::ops::Range<u32>, pace: Duration) -> Vec<f64> {
+    let mut due = Instant::now();
+    let mut latencies = Vec::new();
+    for number in numbers {
+        due += pace;
+        sleep_until(due).await;
+        let asked = Instant::now();
+        queue(rig, "b", 20_000_000, number..number + 1).await;
+        let outcome = rig.ear.outcome(&format!("b-{number}")).await;
+        assert_eq!(outcome["status"], "succeeded", "{outcome}");
+        latencies.push(asked.elapsed().as_secs_f64() * 1e3);
+    }
+    latencies.sort_by(f64::total_cmp);
+    latencies
+}
+
+/// A queues thousands of tasks, B sends one now and then.
+pub(crate) async fn a_flood_delays_no_neighbour() {
+    let mut rig = with_tenants(&[("a", 1), ("b", 1)]).await;
+    let (pace, count) = (Duration::from_millis(200), 10 * scale());
+    latencies(&mut rig, 0..2, pace).await;
+    let alone = latencies(&mut rig, 100..100 + count, pace).await;
+    // Each about as long as one of B's: the whole flood is more than B's time takes.
+    let flood = 1250 * scale();
+    queue(&rig, "a", 5_000_000, 0..flood).await;
+    let beside = latencies(&mut rig, 1000..1000 + count, pace).await;
+    let left = flood as usize
+        - rig
+            .ear
+            .unasked(|i| i.topic == "tenants/a/task_completed")
+            .len();
+    let p95 = |sorted: &[f64]| sorted[(sorted.len() * 95 / 100).min(sorted.len() - 1)];
+    println!(
+        "B's p95 alone {:.1} ms, beside a flood of {flood} of A's {:.1} ms: {:.2} times ({left} of A's left)",
+        p95(&alone),
+        p95(&beside),
+        p95(&beside) / p95(&alone),
+    );
+    for number in 0..flood {
+        let outcome = rig.ear.outcome(&format!("a-{number}")).await;
+        assert_eq!(outcome["status"], "succeeded", "{outcome}");
+    }
+    rig.end().await;
+}
