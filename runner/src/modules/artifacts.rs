@@ -7,7 +7,9 @@
 use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{
+    DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
+};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
@@ -72,8 +74,11 @@ impl Artifacts {
 
     /// A folder that nobody else knows, and that goes with its owner.
     pub fn temporary(engine: &Engine) -> Result<Artifacts> {
-        let folder =
-            TempDir::with_prefix("wasmqtt-").context("failed to create a temporary folder")?;
+        let folder = tempfile::Builder::new()
+            .prefix("wasmqtt-")
+            .permissions(fs::Permissions::from_mode(0o700))
+            .tempdir()
+            .context("failed to create a temporary folder")?;
         let artifacts = Artifacts::open(folder.path(), engine)?;
         Ok(Artifacts {
             _temporary: Some(folder),
