@@ -5,6 +5,8 @@
 //! not for a file that is deleted (an open one keeps its space); so at no time is more on the disk than was counted,
 //! but for rounding each file up to whole blocks.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -50,9 +52,9 @@ impl Scratch {
         let made = tokio::task::spawn_blocking(move || match root {
             Some(root) => {
                 std::fs::create_dir_all(&root)?;
-                TempDir::with_prefix_in("task-", root)
+                builder().prefix("task-").tempdir_in(root)
             }
-            None => TempDir::with_prefix("wasmqtt-task-"),
+            None => builder().prefix("wasmqtt-task-").tempdir(),
         });
         let folder = made
             .await?
@@ -69,6 +71,13 @@ impl Scratch {
     pub(super) fn path(&self) -> Option<&Path> {
         self.folder.as_ref().map(TempDir::path)
     }
+}
+
+/// Of folders that nobody else may look into, whatever the umask is.
+fn builder() -> tempfile::Builder<'static, 'static> {
+    let mut builder = tempfile::Builder::new();
+    builder.permissions(Permissions::from_mode(0o700));
+    builder
 }
 
 impl Drop for Scratch {
