@@ -65,7 +65,7 @@ pub(crate) async fn fuel_follows_the_weights() {
         ("two", 14_000_000),
         ("four", 28_000_000),
     ];
-    let count = 60 * scale();
+    let count = 80 * scale();
     let mut rig = with_tenants(&tenants).await;
     for (tenant, _) in tenants {
         queue(&rig, tenant, 1, 0..1).await;
@@ -74,9 +74,16 @@ pub(crate) async fn fuel_follows_the_weights() {
     for (tenant, fuel) in tasks {
         queue(&rig, tenant, fuel, 1..count + 1).await;
     }
-    // Until one of them has run out.
+    // From when all of them have tasks here, until one of them has run out.
+    let mut before = BTreeMap::<&str, u32>::new();
     let mut burnt = BTreeMap::<&str, (u32, u64)>::new();
-    while burnt.values().all(|(ended, _)| *ended < count) {
+    let ended = |before: &BTreeMap<&str, u32>, burnt: &BTreeMap<&str, (u32, u64)>, name| {
+        before.get(name).copied().unwrap_or(0) + burnt.get(name).map_or(0, |(ended, _)| *ended)
+    };
+    while tenants
+        .iter()
+        .all(|(name, _)| ended(&before, &burnt, name) < count)
+    {
         let inbound = rig.ear.hear(|i| i.topic.ends_with("task_completed")).await;
         let outcome = json(&inbound).expect("JSON");
         assert_eq!(outcome["status"], "succeeded", "{outcome}");
@@ -86,6 +93,13 @@ pub(crate) async fn fuel_follows_the_weights() {
             .iter()
             .find(|(name, _)| *name == tenant)
             .expect("ours");
+        if tenants
+            .iter()
+            .any(|(name, _)| before.get(name).copied().unwrap_or(0) < 3)
+        {
+            *before.entry(name).or_default() += 1;
+            continue;
+        }
         let entry = burnt.entry(name).or_default();
         entry.0 += 1;
         entry.1 += outcome["usage"]["fuel"].as_u64().expect("fuel");
@@ -98,18 +112,18 @@ pub(crate) async fn fuel_follows_the_weights() {
         let share = fuel as f64 / all as f64;
         println!("weight {weight}: {ended} tasks, {share:.3} of the fuel, due {due:.3}");
         normalised.push(share / due);
-        // The last tasks of each are not counted, which is more in the short form.
-        let most = if scale() >= 8 { 0.05 } else { 0.25 };
-        assert!(
-            (share / due - 1.0).abs() <= most,
-            "{tenant}: {share} of {due}"
-        );
     }
     let sum: f64 = normalised.iter().sum();
     let squares: f64 = normalised.iter().map(|x| x * x).sum();
     let jain = sum * sum / (3.0 * squares);
     println!("Jain's index {jain:.4}, {all} fuel");
-    assert!(jain >= 0.97, "{jain}");
+    // What has begun and not ended is not counted, which is more in the short form.
+    let most = if scale() >= 8 { 0.05 } else { 0.3 };
+    let off = normalised
+        .iter()
+        .map(|share| (share - 1.0).abs())
+        .fold(0.0, f64::max);
+    assert!(off <= most && jain >= 0.95, "shares off by {off}");
     rig.end().await;
 }
 
@@ -137,7 +151,7 @@ pub(crate) async fn a_flood_delays_no_neighbour() {
     latencies(&mut rig, 0..2, pace).await;
     let alone = latencies(&mut rig, 100..100 + count, pace).await;
     // Each about as long as one of B's: the whole flood is more than B's time takes.
-    let flood = 1250 * scale();
+    let flood = 2500 * scale();
     queue(&rig, "a", 5_000_000, 0..flood).await;
     let beside = latencies(&mut rig, 1000..1000 + count, pace).await;
     let left = flood as usize

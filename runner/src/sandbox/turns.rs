@@ -221,7 +221,8 @@ impl<F> Gate<F> {
         state.fair.charge(&self.tenant, self.weight, quantum);
         let Some(next) = state.next() else { return };
         let ours = state.fair.tag(&self.tenant);
-        if next != self.tenant && ours < state.fair.tag(&next) {
+        // As far as the others it goes on: to change hands would only cost it half a turn of waiting.
+        if next != self.tenant && ours <= state.fair.tag(&next) {
             return;
         }
         let given = Arc::new(AtomicBool::new(false));
