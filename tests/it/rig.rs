@@ -146,6 +146,12 @@ impl Ear {
         Ear::with(url, |_| {}).await
     }
 
+    /// One that hears only this.
+    pub(crate) async fn hearing(url: &str, filters: &[&str]) -> Ear {
+        let filters = filters.iter().map(|filter| (*filter).to_owned()).collect();
+        Ear::with(url, |settings| settings.filters = filters).await
+    }
+
     /// One that the broker keeps everything for while it is away.
     pub(crate) async fn lasting(url: &str) -> Ear {
         Ear::with(url, |settings| {
