@@ -58,15 +58,19 @@ impl Smith {
     /// A component of which only the outside is not made up; none when the made up one does not fit the world.
     fn made_up(&mut self) -> Option<Vec<u8>> {
         let seed = self.bytes(200..6_000);
-        let mut config = Config::default();
-        config.exports = Some(self.outside.clone());
-        config.max_imports = 0;
-        config.max_memories = 1;
-        config.min_funcs = 2;
-        (config.exceptions_enabled, config.gc_enabled) = (false, false);
-        (config.memory64_enabled, config.threads_enabled) = (false, false);
-        config.relaxed_simd_enabled = false;
-        config.allow_start_export = true;
+        let config = Config {
+            exports: Some(self.outside.clone()),
+            max_imports: 0,
+            max_memories: 1,
+            min_funcs: 2,
+            exceptions_enabled: false,
+            gc_enabled: false,
+            memory64_enabled: false,
+            threads_enabled: false,
+            relaxed_simd_enabled: false,
+            allow_start_export: true,
+            ..Config::default()
+        };
         let mut seed = arbitrary::Unstructured::new(&seed);
         let module = Module::new(config, &mut seed).ok()?;
         let file = self.folder.path().join("module.wasm");

@@ -27,7 +27,7 @@ pub struct Tenant {
     pub compile: CompileLimits,
     /// Guests at one time; the runner's when absent.
     pub concurrency: Option<usize>,
-    /// Unanswered tasks on this tenant's lane; the runner's when absent.
+    /// Unanswered tasks on this tenant's lane; twice its concurrency, at least 20, when absent.
     pub prefetch: Option<u16>,
     /// Tasks kept until they are due; the journal's when absent.
     pub max_kept: Option<usize>,
@@ -213,7 +213,10 @@ impl Config {
             compile: check_compile(tenant.compile)?,
             envelope_bytes: below("envelope_bytes", asked.envelope_bytes, packet)?,
             concurrency: concurrency.min(self.runner.concurrency),
-            prefetch: tenant.prefetch.unwrap_or_else(|| self.prefetch()),
+            // As many as may run, and as many that wait: a tenant of which nothing waits loses its turn to others.
+            prefetch: tenant
+                .prefetch
+                .unwrap_or_else(|| u16::try_from(2 * concurrency.max(10)).unwrap_or(u16::MAX)),
             max_kept: tenant.max_kept.unwrap_or(self.journal.max_kept),
             weight: tenant.weight,
             max_priority: tenant.max_priority,
