@@ -21,8 +21,6 @@ fn scale() -> u32 {
 fn listed(weight: u32) -> Tenant {
     Tenant {
         weight,
-        // With 64 the shares were off by 7 %: now and then a tenant had nothing waiting here.
-        prefetch: Some(200),
         ..Tenant::default()
     }
 }
