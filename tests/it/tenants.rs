@@ -147,9 +147,13 @@ pub(crate) async fn unlisted_tenants_are_denied() {
 
 pub(crate) async fn over_the_rate() {
     let mut rig = Rig::with(|config| {
-        for (name, over_quota) in [("waits", OverQuota::Wait), ("not", OverQuota::Reject)] {
+        // So slow that no machine is: what is rejected does not depend on when it comes.
+        for (name, rate, over_quota) in [
+            ("waits", 4.0, OverQuota::Wait),
+            ("not", 0.02, OverQuota::Reject),
+        ] {
             let tenant = Tenant {
-                rate_per_s: Some(4.0),
+                rate_per_s: Some(rate),
                 burst: Some(2),
                 over_quota,
                 ..Tenant::default()
@@ -188,12 +192,12 @@ pub(crate) async fn over_the_rate() {
             assert_eq!(outcome["error"]["code"], "quota_exceeded", "{outcome}");
             let wait = outcome["error"]["retry_after_ms"].as_u64();
             assert!(
-                wait.is_some_and(|wait| (1..=250).contains(&wait)),
+                wait.is_some_and(|wait| (1..=50_000).contains(&wait)),
                 "{outcome}"
             );
         }
     }
-    assert!(rejected >= 3, "{rejected} of 6 rejected");
+    assert!(rejected >= 4, "{rejected} of 6 rejected");
     for number in 0..6 {
         let outcome = rig.ear.outcome(&format!("waits-{number}")).await;
         assert_eq!(outcome["status"], "succeeded", "{outcome}");
