@@ -11,7 +11,7 @@ use tracing::{info, warn};
 use crate::modules::artifacts::Artifacts;
 use crate::modules::jail::{self, Compiler};
 use crate::modules::turns::Turns;
-use crate::modules::{Content, Module, cost, invalid, structure};
+use crate::modules::{Content, Module, cost, invalid};
 use crate::sandbox::engine::Engine;
 use crate::sandbox::prepared::Prepared;
 use crate::task::Digest;
@@ -66,6 +66,7 @@ impl Loader {
         self.artifacts = Some(Arc::new(artifacts));
     }
 
+    /// The structure has been checked.
     pub(super) async fn load(
         &self,
         tenant: &TenantId,
@@ -107,22 +108,20 @@ impl Loader {
         if let Some(known) = self.known(limits, content).await {
             return Some(known);
         }
-        let (engine, content, artifacts) =
-            (self.engine.clone(), content.clone(), self.artifacts.clone());
-        let wanted = content.clone();
+        let (engine, digest, artifacts) =
+            (self.engine.clone(), content.digest, self.artifacts.clone());
         let found = blocking(move || {
-            structure::check(&wanted.bytes)?;
             let Some(artifacts) = artifacts else {
                 return Ok(None);
             };
-            let Some(component) = artifacts.load(&engine, &wanted.digest).map_err(invalid)? else {
+            let Some(component) = artifacts.load(&engine, &digest).map_err(invalid)? else {
                 return Ok(None);
             };
             Ok(Some(Prepared::new(&engine, &component)?))
         });
         let found = found.await.transpose()?;
         let found = found.map(|prepared| (prepared, CacheHit::Disk));
-        Some(self.remember(limits, &content, found).await)
+        Some(self.remember(limits, content, found).await)
     }
 
     async fn compile(

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result};
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
@@ -21,7 +21,7 @@ use crate::config::Config;
 use crate::envelope::topics::Topics;
 use crate::mqtt::settings::Settings;
 use crate::mqtt::{self, Delivery, Publisher};
-use crate::runner::start::{client_id, task_settings};
+use crate::runner::start::{client_id, ready, task_settings, tell_failure};
 use crate::task::tenant::TenantId;
 use crate::tenants::{Table, TenantPolicy};
 
@@ -340,14 +340,8 @@ impl Lane {
     }
 
     async fn ready(&self, failures: &mpsc::UnboundedSender<String>) -> Result<()> {
-        let ready = self.publisher.ready().await;
-        ready
-            .map_err(|why| anyhow!(why))
-            .context("failed to connect")?;
-        let (publisher, failures) = (self.publisher.clone(), failures.clone());
-        tokio::spawn(async move {
-            let _ = failures.send(publisher.failed().await);
-        });
+        ready(&self.publisher).await?;
+        tell_failure(&self.publisher, failures);
         Ok(())
     }
 

@@ -58,10 +58,7 @@ impl Runner {
         let (inbox, deliveries) = mpsc::unbounded_channel();
         let (failed, failures) = mpsc::unbounded_channel();
         for other in module_connection.iter().chain([&control.1]) {
-            let (other, failed) = (other.clone(), failed.clone());
-            tokio::spawn(async move {
-                let _ = failed.send(other.failed().await);
-            });
+            tell_failure(other, &failed);
         }
         let folder = slot.folder.clone();
         let lanes = Lanes::open(config, &topics, folder, &table, inbox, failed).await?;
@@ -158,12 +155,20 @@ pub(super) fn open_journal(
     })
 }
 
-async fn ready(publisher: &Publisher) -> Result<()> {
+pub(super) async fn ready(publisher: &Publisher) -> Result<()> {
     let ready = publisher.ready().await;
     ready
         .map_err(|why| anyhow!(why))
         .context("failed to connect")?;
     Ok(())
+}
+
+/// Says why the connection has failed for good, should it.
+pub(super) fn tell_failure(publisher: &Publisher, failures: &mpsc::UnboundedSender<String>) {
+    let (publisher, failures) = (publisher.clone(), failures.clone());
+    tokio::spawn(async move {
+        let _ = failures.send(publisher.failed().await);
+    });
 }
 
 /// The connection that control messages come over; kept by the broker as long as the tasks, so that a cancel is not
