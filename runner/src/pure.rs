@@ -3,6 +3,7 @@
 
 pub mod admission;
 pub mod envelope;
+pub mod fair;
 pub mod grants;
 pub mod schedule;
 pub mod suggest;
