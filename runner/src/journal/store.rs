@@ -1,5 +1,6 @@
 //! The journal's SQLite file: groups of the log, kept tasks, dead letters.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
@@ -26,7 +27,11 @@ const TABLES: &str = "
         tenant TEXT NOT NULL, id TEXT NOT NULL, letter BLOB NOT NULL);
 ";
 
-pub(super) struct Store(Connection);
+pub(super) struct Store {
+    connection: Connection,
+    /// The keys of the kept tasks, so that an outcome of another one costs no look at their table.
+    kept: HashSet<Key>,
+}
 
 /// A group of the log as it is stored.
 pub(super) struct Group {
@@ -68,13 +73,18 @@ impl Store {
             connection.execute_batch(TABLES)?;
             connection.pragma_update(None, "user_version", FORMAT)?;
         }
-        Ok(Store(connection))
+        let mut select = connection.prepare("SELECT key FROM kept")?;
+        let keys = select.query_map([], |row| row.get::<_, Vec<u8>>(0))?;
+        let keys = keys.collect::<Result<Vec<_>, _>>()?;
+        let kept = keys.iter().filter_map(|key| Key::from_bytes(key)).collect();
+        drop(select);
+        Ok(Store { connection, kept })
     }
 
     /// Every group of the log, in order.
     pub(super) fn groups(&self, mut each: impl FnMut(Group)) -> Result<()> {
         let mut select = self
-            .0
+            .connection
             .prepare("SELECT number, at, entries FROM log ORDER BY number")?;
         let mut rows = select.query([])?;
         while let Some(row) = rows.next()? {
@@ -90,7 +100,7 @@ impl Store {
     /// One group's entries.
     pub(super) fn group(&self, number: i64) -> Result<Vec<Entry>> {
         let mut select = self
-            .0
+            .connection
             .prepare_cached("SELECT entries FROM log WHERE number = ?")?;
         let entries: Vec<u8> = select.query_row([number], |row| row.get(0))?;
         decode(&entries)
@@ -98,7 +108,7 @@ impl Store {
 
     /// The kept tasks; those that cannot be read are counted.
     pub(super) fn kept(&self) -> Result<(Vec<Kept>, usize)> {
-        let mut select = self.0.prepare("SELECT task FROM kept")?;
+        let mut select = self.connection.prepare("SELECT task FROM kept")?;
         let rows = select.query_map([], |row| row.get::<_, Vec<u8>>(0))?;
         let (mut kept, mut unreadable) = (Vec::new(), 0);
         for row in rows {
@@ -122,7 +132,7 @@ impl Store {
         encoded: &[u8],
         forget: Option<i64>,
     ) -> Result<()> {
-        let transaction = self.0.transaction()?;
+        let transaction = self.connection.transaction()?;
         {
             let mut insert = transaction.prepare_cached(
                 "INSERT OR REPLACE INTO log (number, at, entries) VALUES (?, ?, ?)",
@@ -135,12 +145,15 @@ impl Store {
                             "INSERT OR REPLACE INTO kept (key, task) VALUES (?, ?)",
                         )?;
                         let task = encode(kept)?;
+                        self.kept.insert(kept.key);
                         keep.execute(params![kept.key.bytes(), task])?;
                     }
                     Entry::Ended(ended) => {
-                        let mut drop =
-                            transaction.prepare_cached("DELETE FROM kept WHERE key = ?")?;
-                        drop.execute([ended.key.bytes()])?;
+                        if self.kept.contains(&ended.key) {
+                            let mut drop =
+                                transaction.prepare_cached("DELETE FROM kept WHERE key = ?")?;
+                            drop.execute([ended.key.bytes()])?;
+                        }
                         let letter = ended.dead_letter.map(usize::from);
                         if let Some(letter) = letter.and_then(|at| ended.messages.get(at)) {
                             let mut bury = transaction.prepare_cached(
@@ -165,6 +178,14 @@ impl Store {
             }
         }
         transaction.commit()?;
+        // In order: a group may end a task and keep another of the same id.
+        for entry in entries {
+            match entry {
+                Entry::Kept(kept) => drop(self.kept.insert(kept.key)),
+                Entry::Ended(ended) => drop(self.kept.remove(&ended.key)),
+                _ => {}
+            }
+        }
         Ok(())
     }
 }
