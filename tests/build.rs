@@ -2,9 +2,10 @@
 
 use wasmqtt_guest_build::{rust_guests, wat_guest};
 
-const WAT: [&str; 13] = [
+const WAT: [&str; 14] = [
     "../examples/echo/echo.wat",
     "guests/burn.wat",
+    "guests/burn_and_trap.wat",
     "guests/divide_by_zero.wat",
     "guests/endless_loop.wat",
     "guests/endless_recursion.wat",

@@ -226,7 +226,12 @@ impl ModuleStore {
     async fn structure(&self, content: &Content) -> Result<Arc<Structure>, TaskError> {
         let bytes = content.bytes.clone();
         let read = async {
-            let read = tokio::task::spawn_blocking(move || structure::check(&bytes)).await;
+            let check = move || {
+                // Before the names are read, all of which are kept.
+                cost::check_outside(&bytes)?;
+                structure::check(&bytes)
+            };
+            let read = tokio::task::spawn_blocking(check).await;
             let died =
                 |died| TaskError::new(ErrorCode::Internal, format!("reading failed: {died}"));
             read.map_err(died)?.map(Arc::new)

@@ -69,9 +69,21 @@ impl Quota {
     /// How long until a task may start; `None` when it may now.
     pub fn wait(&mut self, now: Instant) -> Option<Duration> {
         let rate = self.rate.as_mut().and_then(|rate| rate.until(1.0, now));
+        rate.max(self.wait_for_fuel(now))
+    }
+
+    /// The same of one that the rate has let in before.
+    pub fn wait_for_fuel(&mut self, now: Instant) -> Option<Duration> {
         let budget = self.budget.as_mut();
         // Fuel is known only when it is burnt: a task starts as long as there is any.
-        rate.max(budget.and_then(|budget| budget.until(1.0, now)))
+        budget.and_then(|budget| budget.until(1.0, now))
+    }
+
+    /// Whether it is as one that was made just now: nothing is lost with it.
+    pub fn is_full(&mut self, now: Instant) -> bool {
+        let buckets = [&mut self.rate, &mut self.budget];
+        let mut buckets = buckets.into_iter().flatten();
+        buckets.all(|bucket| bucket.filled(now) >= bucket.most)
     }
 
     /// A task starts.
@@ -135,6 +147,20 @@ mod tests {
         assert!((19.9..20.2).contains(&wait.as_secs_f64()), "{wait:?}");
         now += wait;
         assert_eq!(quota.wait(now), None);
+    }
+
+    #[test]
+    fn full_when_nothing_is_owed() {
+        let mut now = Instant::now();
+        let mut quota = quota(Some((1.0, 1.0)), Some((1_000, 10)), now);
+        assert!(quota.is_full(now));
+        quota.start();
+        quota.burn(2_000);
+        now += Duration::from_secs(2);
+        assert_eq!(quota.wait_for_fuel(now), quota.wait(now));
+        assert!(!quota.is_full(now));
+        now += Duration::from_secs(20);
+        assert!(quota.is_full(now));
     }
 
     #[test]

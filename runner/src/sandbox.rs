@@ -27,7 +27,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use wasmtime::Store;
+use wasmtime::{Store, UpdateDeadline};
 
 use crate::grants::Grants;
 use crate::sandbox::classify::Failure;
@@ -207,7 +207,7 @@ async fn in_turns(
     };
     let output = guest.stdout();
     let mut store = Store::new(engine.wasmtime(), guest);
-    let prepared = prepare_store(&mut store, &limits);
+    let prepared = prepare_store(&mut store, &limits, started);
 
     let timeout = Duration::from_millis(limits.timeout_ms.value);
     // The call's future ends inside: dropping it unwinds a guest that was stopped in the middle.
@@ -250,12 +250,18 @@ async fn in_turns(
             }
             error
         });
+    let burnt = limits.fuel.value - fuel_left.min(limits.fuel.value);
+    // A unit takes a third of a nanosecond or more.
+    let by_time = u64::try_from(cpu.as_nanos()).unwrap_or(u64::MAX);
     let fuel = match &result {
         // What is left of the fuel when it ran out is less than one basic block needs.
         Err(error) if error.code == ErrorCode::FuelExhausted => limits.fuel.value,
-        _ => limits.fuel.value - fuel_left.min(limits.fuel.value),
+        // wasmtime loses what was burnt since it last looked when the processor traps (its issue 13802).
+        Err(error) if error.code == ErrorCode::Trap => burnt.max(by_time).min(limits.fuel.value),
+        _ => burnt,
     };
-    bill.settle(fuel);
+    // The computing that was had counts, host calls too.
+    bill.settle(fuel.max(by_time));
     guest.finish();
     Ran {
         result,
@@ -271,13 +277,24 @@ async fn in_turns(
     }
 }
 
-fn prepare_store(store: &mut Store<Guest>, limits: &Limits) -> wasmtime::Result<()> {
+fn prepare_store(
+    store: &mut Store<Guest>,
+    limits: &Limits,
+    started: Instant,
+) -> wasmtime::Result<()> {
     store.limiter(|guest| &mut guest.limiter);
     // Before instantiation: start functions burn fuel too.
     store.set_fuel(limits.fuel.value)?;
     store.fuel_async_yield_interval(Some(YIELD_EVERY))?;
-    store.set_epoch_deadline(engine::ticks(limits.timeout_ms.value));
-    store.epoch_deadline_trap();
+    // Host calls take time and next to no fuel: who makes many gives its turn up at the next tick of the epochs.
+    let stop = started + Duration::from_millis(limits.timeout_ms.value) + engine::GRACE;
+    store.set_epoch_deadline(1);
+    store.epoch_deadline_callback(move |_| {
+        Ok(match Instant::now() < stop {
+            true => UpdateDeadline::Yield(1),
+            false => UpdateDeadline::Interrupt,
+        })
+    });
     store.set_max_component_handles(MAX_HANDLES);
     // The largest list that is lifted from a guest is its output; a little more lets the check after the run
     // name the exact size.

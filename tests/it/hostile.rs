@@ -237,6 +237,15 @@ pub(crate) async fn divide_by_zero() {
 }
 
 /// What a Rust guest says when it panics is in its log.
+/// What wasmtime forgets of the fuel when the processor traps is made good for.
+pub(crate) async fn burn_and_trap() {
+    let outcome = run(guests::BURN_AND_TRAP, json!({})).await;
+    assert_ended(&outcome, "failed", "trap", "divide by zero");
+    let fuel = outcome["usage"]["fuel"].as_u64().expect("a number");
+    // A unit for each nanosecond; 700,000 units take from 70,000 to as long as a busy machine lets them.
+    assert!(fuel >= 30_000, "{outcome}");
+}
+
 pub(crate) async fn panic() {
     let mut rig = Rig::new().await;
     let task = json!({"input": "out of luck", "logs": true});

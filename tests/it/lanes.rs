@@ -1,18 +1,23 @@
 //! The lanes of tenants: each task comes over one of them, whatever becomes of the connections.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde_json::json;
+use tempfile::TempDir;
 use tokio::time::sleep;
 use wasmqtt::config::tenants::Tenant;
 use wasmqtt::envelope::Message;
+use wasmqtt::envelope::encode::rfc3339;
+use wasmqtt::tenants::OverQuota;
 use wasmqtt_tests::guests;
 
 use crate::faults::Chance;
 use crate::proxy::Proxy;
-use crate::rig::{Ear, Rig, config, retained};
+use crate::rig::{Ear, PATIENCE, Rig, config, retained};
 use crate::stock::Mosquitto;
+use crate::tenants::write;
+use crate::under_test::Serve;
 
 /// One connection of the runner after another is cut, whichever lane it is: every task has its outcome.
 pub(crate) async fn lanes_are_cut() {
@@ -97,6 +102,178 @@ pub(crate) async fn a_tenants_tasks_run_once() {
         .unasked(|i| i.topic == "tenants/acme/task_completed");
     assert!(again.is_empty(), "{} outcomes too many", again.len());
     assert_eq!(runners.len(), 2, "{runners:?}");
+    second.end().await;
+    rig.end().await;
+}
+
+/// Waits until the log has it so often.
+async fn logs(serve: &Serve, text: &str, times: usize) {
+    let has = async {
+        while serve.log().matches(text).count() < times {
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let heard = tokio::time::timeout(PATIENCE, has).await;
+    assert!(
+        heard.is_ok(),
+        "not {times} times {text:?}:\n{}",
+        serve.log()
+    );
+}
+
+async fn publish(ear: &Ear, id: &str, module: &str, input: &str) {
+    let task =
+        json!({"id": id, "module": module, "input": input, "limits": {"timeout_ms": 60_000}});
+    let published = Message::new("tenants/acme/task_queue", task.to_string());
+    let published = ear.publisher.publish(published);
+    published.await.expect("a PUBACK");
+}
+
+/// A tenant that is listed again while its lane still ends what it has: no task is lost, and the two lanes do not take each
+/// other's place.
+pub(crate) async fn a_tenant_goes_and_comes_back() {
+    let broker = Mosquitto::start().await;
+    let (folder, state) = (
+        TempDir::new().expect("a folder"),
+        TempDir::new().expect("a folder"),
+    );
+    write(folder.path(), "", &["acme"]);
+    let file = folder.path().join("wasmqtt.toml");
+    let (url, file, state) = (
+        broker.url(),
+        file.to_string_lossy(),
+        state.path().to_string_lossy(),
+    );
+    let mut serve = Serve::ready(&["--broker", &url, "--config", &file, "--state", &state]).await;
+    let mut ear = Ear::lasting(&url).await;
+    for (name, guest) in [("nap", guests::NAP), ("echo", guests::ECHO)] {
+        let module = retained(&format!("tenants/acme/modules/{name}"), guest);
+        ear.publisher.publish(module).await.expect("a PUBACK");
+    }
+    let mut ids = Vec::new();
+    for round in 1..=4 {
+        // The second half comes back when its lane has nothing left, and its session is being ended.
+        if round <= 2 {
+            let id = format!("long-{round}");
+            publish(&ear, &id, "nap", "4000").await;
+            ids.push(id);
+        }
+        write(folder.path(), "", &[]);
+        logs(&serve, "lane closes tenant=acme", round).await;
+        for number in 0..5 {
+            let id = format!("between-{round}-{number}");
+            publish(&ear, &id, "echo", "x").await;
+            ids.push(id);
+        }
+        if round > 2 {
+            sleep(Duration::from_millis(1000)).await;
+        }
+        write(folder.path(), "", &["acme"]);
+        logs(&serve, "lane opened tenant=acme", round).await;
+        for number in 0..5 {
+            let id = format!("after-{round}-{number}");
+            publish(&ear, &id, "echo", "x").await;
+            ids.push(id);
+        }
+    }
+    // Longer than a retired lane would take to end.
+    sleep(Duration::from_secs(5)).await;
+    publish(&ear, "last", "echo", "x").await;
+    ids.push("last".to_owned());
+    for id in &ids {
+        let outcome = ear.outcome(id).await;
+        assert_eq!(outcome["status"], "succeeded", "{outcome}");
+    }
+    let log = serve.log();
+    assert!(!log.contains("no connection to the broker"), "{log}");
+    ear.publisher.close().await;
+    serve.terminate();
+    assert!(serve.ended().await.success(), "{}", serve.log());
+}
+
+/// What the broker holds for a lane that the next process has no use for ends all the same.
+pub(crate) async fn a_tenant_that_went_while_the_runner_was_away() {
+    const TASKS: usize = 10;
+    let broker = Mosquitto::start().await;
+    let (folder, state) = (
+        TempDir::new().expect("a folder"),
+        TempDir::new().expect("a folder"),
+    );
+    let deny = "unlisted_tenants = \"deny\"";
+    write(folder.path(), deny, &["acme"]);
+    let file = folder.path().join("wasmqtt.toml");
+    let (url, file, state) = (
+        broker.url(),
+        file.to_string_lossy(),
+        state.path().to_string_lossy(),
+    );
+    let args = ["--broker", &*url, "--config", &*file, "--state", &*state];
+    let mut serve = Serve::ready(&args).await;
+    let mut ear = Ear::lasting(&url).await;
+    let module = retained("tenants/acme/modules/nap", guests::NAP);
+    ear.publisher.publish(module).await.expect("a PUBACK");
+    for number in 0..TASKS {
+        publish(&ear, &number.to_string(), "nap", "30000").await;
+    }
+    sleep(Duration::from_millis(500)).await;
+    serve.kill();
+    serve.ended().await;
+    write(folder.path(), deny, &[]);
+    let mut serve = Serve::ready(&args).await;
+    for number in 0..TASKS {
+        let outcome = ear.outcome(&number.to_string()).await;
+        assert_eq!(outcome["error"]["code"], "tenant_denied", "{outcome}");
+    }
+    // And is not tried each time.
+    sleep(Duration::from_secs(5)).await;
+    serve.terminate();
+    assert!(serve.ended().await.success(), "{}", serve.log());
+    let serve = Serve::ready(&args).await;
+    assert!(
+        !serve.log().contains("not wanted any more"),
+        "{}",
+        serve.log()
+    );
+    ear.publisher.close().await;
+    serve.end().await;
+}
+
+/// Tasks that wait for their time were within the rate when they came: a restart, with all of them at once, turns none away.
+pub(crate) async fn what_was_let_in_stays_in() {
+    let broker = Mosquitto::start().await;
+    let state = TempDir::new().expect("a folder");
+    let mut config = config(&broker.url());
+    config.mqtt.session_expiry_s = 3600;
+    config.journal.directory = Some(state.path().to_owned());
+    let tenant = Tenant {
+        rate_per_s: Some(0.02),
+        burst: Some(4),
+        over_quota: OverQuota::Reject,
+        ..Tenant::default()
+    };
+    config.tenants.insert("acme".to_owned(), tenant);
+    let mut rig = Rig::heard_by(Ear::lasting(&broker.url()).await, config.clone()).await;
+    rig.publish(retained("tenants/acme/modules/echo", guests::ECHO))
+        .await;
+    let due = rfc3339(SystemTime::now() + Duration::from_secs(6));
+    for number in 0..5 {
+        let id = number.to_string();
+        let task = json!({"id": id, "module": "echo", "input": "x", "not_before": due});
+        rig.publish(Message::new("tenants/acme/task_queue", task.to_string()))
+            .await;
+    }
+    // The fifth is one too many: by then the others are in.
+    let outcome = rig.ear.outcome("4").await;
+    assert_eq!(outcome["error"]["code"], "quota_exceeded", "{outcome}");
+    rig.stop().await;
+    // Two at once, for a runner that knows nothing of the first four.
+    let acme = config.tenants.get_mut("acme").expect("listed");
+    acme.burst = Some(2);
+    let second = Rig::heard_by(Ear::lasting(&broker.url()).await, config).await;
+    for number in 0..4 {
+        let outcome = rig.ear.outcome(&number.to_string()).await;
+        assert_eq!(outcome["status"], "succeeded", "{outcome}");
+    }
     second.end().await;
     rig.end().await;
 }

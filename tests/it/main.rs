@@ -114,11 +114,11 @@ tests! {
         drain_hands_back_what_waits, drain_ends_after_its_grace, presence;
     hostile: endless_loop_without_fuel, endless_loop_past_its_deadline, endless_recursion, memory_bomb,
         memory_bomb_at_the_default_limit, table_bomb, many_memories, alloc, huge_output, output_over_the_limit,
-        stdout_flood, log_flood, trap, divide_by_zero, panic, exit_code, sleeping_host_call, guest_error, wants_http,
+        stdout_flood, log_flood, trap, divide_by_zero, burn_and_trap, panic, exit_code, sleeping_host_call, guest_error, wants_http,
         wants_blobstore,
         reads_files;
     poison: nobody_can_poison_the_connection;
-    pressure: endless_loops_delay_nobody;
+    pressure: endless_loops_delay_nobody, busy_host_calls_delay_nobody;
     garbage: garbage;
     bombs: the_corpus, the_jail_alone, a_failure_is_remembered, the_jail_is_bare, a_killed_compiler;
     modules: from_a_folder, a_published_module_does_not_shadow_the_folder, from_the_retained_topic, never_published,
@@ -143,8 +143,10 @@ tests! {
     faults_mosquitto: killed_runners, rolling_restarts, a_stopped_runner, links_cut,
         killed_broker_that_saves_every_change, killed_broker_as_installed, a_broker_that_forgets,
         cut_before_the_outcome_arrives, cut_before_the_outcomes_puback;
-    tenants: what_a_tenant_may_not, unlisted_tenants_are_denied, over_the_rate, the_configuration_is_read_again;
-    lanes: lanes_are_cut, a_tenants_tasks_run_once;
+    tenants: what_a_tenant_may_not, unlisted_tenants_are_denied, over_the_rate, the_configuration_is_read_again,
+        the_embedded_broker_keeps_nothing_of_denied_tenants;
+    lanes: lanes_are_cut, a_tenants_tasks_run_once, a_tenant_goes_and_comes_back,
+        a_tenant_that_went_while_the_runner_was_away, what_was_let_in_stays_in;
     smith: made_up_modules_disturb_nobody;
     fairness: fuel_follows_the_weights, a_flood_delays_no_neighbour;
     ledger: the_table_is_complete;

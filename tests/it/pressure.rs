@@ -7,7 +7,7 @@ use wasmqtt::config::Config;
 use wasmqtt::envelope::Message;
 use wasmqtt_tests::guests;
 
-use crate::rig::{Ear, Rig};
+use crate::rig::{Ear, Rig, json as json_of};
 
 /// How long each endless guest may run.
 const TIMEOUT_MS: u64 = 3000;
@@ -71,4 +71,43 @@ pub(crate) async fn endless_loops_delay_nobody() {
          a message to another connection {answered:.0?}"
     );
     rig.end().await;
+}
+
+/// Guests whose every call is much work for the host and next to no fuel: a short task is answered while they run.
+pub(crate) async fn busy_host_calls_delay_nobody() {
+    const TIMEOUT_MS: u64 = 6000;
+    let busy = std::thread::available_parallelism().map_or(2, |cores| cores.get());
+    for which in ["random", "stderr"] {
+        let mut rig = Rig::with(|config| config.runner.concurrency = busy + 1).await;
+        rig.push("echo", guests::ECHO).await;
+        rig.push("busy", guests::HOST_CALLS).await;
+        rig.task(json!({"id": "warm", "module": "echo"})).await;
+        for number in 0..busy {
+            let task = json!({
+                "id": format!("busy-{number}"), "module": "busy", "input": which, "events": true,
+                "limits": {"fuel": 100_000_000_000_u64, "timeout_ms": TIMEOUT_MS}
+            });
+            rig.publish(Message::new("task_queue", task.to_string()))
+                .await;
+        }
+        for number in 0..busy {
+            rig.ear.started(&format!("busy-{number}")).await;
+        }
+        for number in 0..10 {
+            let task = json!({"id": format!("short-{number}"), "module": "echo", "input": "short"});
+            let outcome = rig.task(task).await;
+            assert_eq!(outcome["output"], "short", "{outcome}");
+        }
+        let ended = rig.ear.unasked(|i| {
+            i.topic == "task_completed"
+                && json_of(i)
+                    .is_some_and(|o| o["id"].as_str().is_some_and(|id| id.starts_with("busy")))
+        });
+        assert!(ended.is_empty(), "{which}: they ended before: {ended:#?}");
+        for number in 0..busy {
+            let outcome = rig.ear.outcome(&format!("busy-{number}")).await;
+            assert_eq!(outcome["error"]["code"], "deadline_exceeded", "{outcome}");
+        }
+        rig.end().await;
+    }
 }

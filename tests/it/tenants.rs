@@ -9,6 +9,7 @@ use tempfile::TempDir;
 use tokio::time::sleep;
 use wasmqtt::config::tenants::{Tenant, Unlisted};
 use wasmqtt::envelope::Message;
+use wasmqtt::mqtt::Published;
 use wasmqtt::tenants::{OverQuota, Source};
 use wasmqtt_tests::guests;
 
@@ -221,7 +222,7 @@ pub(crate) async fn over_the_rate() {
 }
 
 /// Writes a configuration with these tenants beside it, in one step.
-fn write(folder: &Path, runner: &str, tenants: &[&str]) {
+pub(crate) fn write(folder: &Path, runner: &str, tenants: &[&str]) {
     let sections: String = tenants
         .iter()
         .map(|tenant| format!("[tenants.{tenant}]\n"))
@@ -285,6 +286,32 @@ pub(crate) async fn the_configuration_is_read_again() {
     // From now on acme is nobody.
     write(folder.path(), "unlisted_tenants = \"deny\"", &["globex"]);
     serve.logs("unlisted=false").await;
+    ear.publisher.close().await;
+    serve.end().await;
+}
+
+/// What nobody will ever take is not kept for anybody either.
+pub(crate) async fn the_embedded_broker_keeps_nothing_of_denied_tenants() {
+    let folder = TempDir::new().expect("a folder");
+    let file = folder.path().join("wasmqtt.toml");
+    write(folder.path(), "unlisted_tenants = \"deny\"", &["acme"]);
+    let serve = Serve::ready(&[
+        "--config",
+        file.to_str().expect("a path"),
+        "--embedded-broker",
+        "127.0.0.1:0",
+    ])
+    .await;
+    let ear = Ear::connect(&serve.url()).await;
+    for (tenant, expected) in [
+        ("acme", Published::Accepted),
+        ("stranger", Published::NoSubscribers),
+    ] {
+        let task = json!({"id": "1", "module": "echo"}).to_string();
+        let task = Message::new(format!("tenants/{tenant}/task_queue"), task);
+        let published = ear.publisher.publish(task).await.expect("a PUBACK");
+        assert_eq!(published, expected, "{tenant}");
+    }
     ear.publisher.close().await;
     serve.end().await;
 }

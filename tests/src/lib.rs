@@ -14,6 +14,9 @@ pub mod guests {
     /// Burns about as many units of fuel as the decimal number in the input says; answers `done`.
     pub const BURN: &[u8] = guest!("burn");
 
+    /// Burns about 700,000 units of fuel and divides by zero.
+    pub const BURN_AND_TRAP: &[u8] = guest!("burn_and_trap");
+
     /// Answers random bytes, and what its clocks show.
     pub const CHANCE: &[u8] = guest!("chance");
 
@@ -37,6 +40,10 @@ pub mod guests {
 
     /// Ends in the error that the input names: `reject`, `retry` (after 250 ms) or `failed`.
     pub const GUEST_ERROR: &[u8] = guest!("guest_error");
+
+    /// A command that calls the host for ever, for much at a time: for random bytes if its input is `random`, else it
+    /// writes to stderr.
+    pub const HOST_CALLS: &[u8] = guest!("host_calls");
 
     /// Answers with 16 MiB of zeroes.
     pub const HUGE_OUTPUT: &[u8] = guest!("huge_output");

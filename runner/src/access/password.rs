@@ -71,6 +71,11 @@ impl PasswordHash {
         }
     }
 
+    /// How often a password is hashed to be compared.
+    pub fn cost(&self) -> u32 {
+        self.iterations
+    }
+
     /// Whether this is the password; takes as long if it is not. Up to seconds of CPU, by the iterations.
     pub fn fits(&self, password: &[u8]) -> bool {
         let derived = derive(password, &self.salt, self.iterations);

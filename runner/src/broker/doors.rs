@@ -127,7 +127,9 @@ impl Doors {
                 return true;
             }
         }
-        let Some(hash) = user.as_ref().or_else(|| self.users.values().next()) else {
+        // Of one that there is not, the hash that most passwords have: this process's own runner's is quick.
+        let slowest = || self.users.values().max_by_key(|user| user.password.cost());
+        let Some(hash) = user.as_ref().or_else(slowest) else {
             return false;
         };
         let (hash, password) = (hash.password.clone(), password.to_vec());

@@ -10,6 +10,7 @@ use clap::Args;
 
 use crate::config::{self, Config};
 use crate::modules::jail::Compiler;
+use crate::task::TaskId;
 use crate::task::limits::RequestedLimits;
 use crate::task::tenant::TenantId;
 
@@ -40,6 +41,25 @@ impl Connection {
     pub(super) fn config_file(&self) -> Option<&Path> {
         self.config.as_deref()
     }
+}
+
+/// Which task is asked about, and how its outcome is shown.
+#[derive(Debug, Args)]
+pub(super) struct AskArgs {
+    /// The task's id
+    #[arg(value_parser = TaskId::parse)]
+    pub(super) id: TaskId,
+    /// The tenant whose task it is
+    #[arg(long, value_parser = parse_tenant, default_value = TenantId::DEFAULT)]
+    pub(super) tenant: TenantId,
+    /// How long to wait for the outcome
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "5s")]
+    pub(super) wait: Duration,
+    /// Print the outcome as JSON to stdout
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) connection: Connection,
 }
 
 /// Limits of one task; what is left out is the runner's default.

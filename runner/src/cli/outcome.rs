@@ -1,16 +1,12 @@
 //! `wasmqtt outcome`: asks for an outcome that was missed.
 
-use std::time::Duration;
-
 use anyhow::Result;
 use clap::Args;
 
-use crate::cli::args::{Connection, parse_duration, parse_tenant};
+use crate::cli::args::AskArgs;
 use crate::cli::submit::connect;
 use crate::cli::{NO_OUTCOME, network_runtime, report};
 use crate::config::Config;
-use crate::task::TaskId;
-use crate::task::tenant::TenantId;
 
 /// Ask the runners for a task's outcome
 ///
@@ -20,38 +16,26 @@ use crate::task::tenant::TenantId;
 /// Example: wasmqtt outcome 7f3a
 #[derive(Debug, Args)]
 pub(super) struct Outcome {
-    /// The task's id
-    #[arg(value_parser = TaskId::parse)]
-    id: TaskId,
-    /// The tenant whose task it is
-    #[arg(long, value_parser = parse_tenant, default_value = TenantId::DEFAULT)]
-    tenant: TenantId,
-    /// How long to wait for an answer
-    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "5s")]
-    wait: Duration,
-    /// Print the outcome as JSON to stdout
-    #[arg(long)]
-    json: bool,
     #[command(flatten)]
-    connection: Connection,
+    task: AskArgs,
 }
 
 impl Outcome {
     pub(super) fn run(self) -> Result<u8> {
-        let config = self.connection.load(&[])?;
+        let config = self.task.connection.load(&[])?;
         network_runtime()?.block_on(self.ask(&config))
     }
 
     async fn ask(self, config: &Config) -> Result<u8> {
-        let client = connect(config, self.tenant.clone()).await?;
-        let answer = client.outcome(&self.id, self.wait).await?;
+        let client = connect(config, self.task.tenant.clone()).await?;
+        let answer = client.outcome(&self.task.id, self.task.wait).await?;
         client.close().await;
         match answer {
-            Some(outcome) => report::outcome(&outcome, self.json),
+            Some(outcome) => report::outcome(&outcome, self.task.json),
             None => {
                 eprintln!(
                     "no answer within {:?}: {} has not ended yet, or no runner knows of it",
-                    self.wait, self.id
+                    self.task.wait, self.task.id
                 );
                 Ok(NO_OUTCOME)
             }

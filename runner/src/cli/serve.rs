@@ -17,6 +17,7 @@ use crate::cli::args::Connection;
 use crate::cli::reload::Reloads;
 use crate::cli::{OK, network_runtime};
 use crate::config::Config;
+use crate::config::tenants::Unlisted;
 use crate::doctor::{self, Finding, Verdict};
 use crate::hardening;
 use crate::runner::Runner;
@@ -192,7 +193,11 @@ async fn start_broker(config: &mut Config) -> Result<Option<Broker>> {
         users,
         runner_client_ids: config.runner_client_ids(),
         max_packet_bytes: config.mqtt.max_packet_bytes,
-        park: topics.queues().to_vec(),
+        park: match config.runner.unlisted_tenants {
+            Unlisted::Admit => topics.queues().to_vec(),
+            // Nobody takes the others' tasks, ever.
+            Unlisted::Deny => config.served(&topics)?,
+        },
         ..broker::Settings::default()
     };
     let broker = Broker::start(settings)

@@ -1,6 +1,6 @@
 //! `[tenants.NAME]` → what that tenant may do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
 use crate::config::capabilities::{Capabilities, Secrets};
+use crate::envelope::topics::Topics;
 use crate::task::ModuleRef;
 use crate::task::limits::LimitValues;
 use crate::task::tenant::TenantId;
@@ -104,7 +105,8 @@ pub enum Unlisted {
     /// They may do what `[tenants.default]` may, but for its default module, reply topics and capabilities.
     #[default]
     Admit,
-    /// Their tasks are rejected (`tenant_denied`).
+    /// Their tasks are not taken from the broker; those that came before they were denied are rejected
+    /// (`tenant_denied`).
     Deny,
 }
 
@@ -112,6 +114,17 @@ impl Config {
     /// What every tenant may do; reads their secrets.
     pub fn tenant_table(&self) -> Result<Table> {
         self.table(Secrets::Read)
+    }
+
+    /// The queues of the tenants that it names, and the default one's.
+    pub fn served(&self, topics: &Topics) -> Result<Vec<String>> {
+        let named = self.tenants.keys().map(String::as_str);
+        let names: BTreeSet<&str> = named.chain([TenantId::DEFAULT]).collect();
+        let queue = |name: &str| -> Result<String> {
+            let tenant = TenantId::parse(name).map_err(anyhow::Error::msg)?;
+            Ok(topics.queue(&tenant))
+        };
+        names.into_iter().map(queue).collect()
     }
 
     /// That there is nothing wrong with it; secrets are left where they are.

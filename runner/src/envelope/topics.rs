@@ -267,6 +267,10 @@ fn is_reserved(relative: &str) -> bool {
 
 /// Whether an MQTT filter matches a topic.
 fn matches(filter: &str, topic: &str) -> bool {
+    // The broker's own topics are nobody's by a wildcard.
+    if topic.starts_with('$') && !filter.starts_with('$') {
+        return false;
+    }
     let (mut filter, mut topic) = (filter.split('/'), topic.split('/'));
     loop {
         match (filter.next(), topic.next()) {
@@ -437,6 +441,11 @@ mod tests {
             "$SYS/x",
         ] {
             assert!(!allowed(bad), "{bad}");
+        }
+        let everything = ["#".to_owned(), "+/x".to_owned()];
+        for own in ["$SYS/x", "$CONTROL/dynamic-security/v1", "$x/x"] {
+            let checked = topics.check_reply(&tenant("acme"), own, &everything);
+            assert!(checked.is_err(), "{own}");
         }
     }
 }

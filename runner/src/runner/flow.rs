@@ -202,7 +202,9 @@ async fn live(shared: &Shared, in_hand: &mut InHand) -> Result<Outcome, HandedBa
         Ok(admitted) => admitted,
         Err(rejection) => return Ok(shared.rejected(in_hand, rejection)),
     };
-    if let Err(wait) = shared.permits.enter(&tenant, &policy) {
+    // What was let in, and is kept or was begun, is not turned away after a restart.
+    let is_new = !in_hand.kept && in_hand.attempts.is_empty();
+    if is_new && let Err(wait) = shared.permits.enter(&tenant, &policy) {
         return Ok(shared.rejected(in_hand, admission::over_quota(&tenant, wait)));
     }
     shared.event(&in_hand.task, &Event::Queued);

@@ -16,6 +16,13 @@ struct Counts {
     tenants: HashMap<TenantId, usize>,
 }
 
+impl Counts {
+    fn add(&mut self, tenant: &TenantId) {
+        self.all += 1;
+        *self.tenants.entry(tenant.clone()).or_default() += 1;
+    }
+}
+
 impl KeptTasks {
     /// At most so many in all.
     pub(super) fn new(most: usize) -> KeptTasks {
@@ -27,19 +34,18 @@ impl KeptTasks {
 
     /// One more of a tenant that may have `most`; false when there is no room.
     pub(super) fn try_add(&self, tenant: &TenantId, most: usize) -> bool {
-        let of_tenant = self.lock().tenants.get(tenant).copied().unwrap_or(0);
-        let room = of_tenant < most && self.count() < self.most;
+        let mut counts = self.lock();
+        let of_tenant = counts.tenants.get(tenant).copied().unwrap_or(0);
+        let room = of_tenant < most && counts.all < self.most;
         if room {
-            self.add(tenant);
+            counts.add(tenant);
         }
         room
     }
 
     /// One that is kept already.
     pub(super) fn add(&self, tenant: &TenantId) {
-        let mut counts = self.lock();
-        counts.all += 1;
-        *counts.tenants.entry(tenant.clone()).or_default() += 1;
+        self.lock().add(tenant);
     }
 
     pub(super) fn remove(&self, tenant: &TenantId) {

@@ -7,30 +7,34 @@
 //! lanes too. A copy is acknowledged and dropped, once it is certain that the tenant's own lane has it: see
 //! [`Lanes::is_copy`].
 
+mod lane;
+mod memory;
+mod retired;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
+use std::time::Instant;
 
-use anyhow::{Context as _, Result};
-use tokio::sync::mpsc;
+use anyhow::{Context as _, Result, anyhow};
+use tokio::sync::{mpsc, watch};
 use tracing::{debug, info, warn};
 
 use crate::config::Config;
 use crate::envelope::topics::Topics;
 use crate::mqtt::settings::Settings;
-use crate::mqtt::{self, Delivery, Publisher};
-use crate::runner::start::{client_id, ready, task_settings, tell_failure};
+use crate::mqtt::{Delivery, Publisher};
+use crate::runner::lanes::lane::{LOOK, Lane, SETTLED};
+use crate::runner::lanes::memory::Memory;
+use crate::runner::lanes::retired::Retired;
+use crate::runner::start::{client_id, task_settings};
 use crate::task::tenant::TenantId;
 use crate::tenants::{Table, TenantPolicy};
 
 /// Marks what came over the others' lane.
 pub(super) const OTHERS: u32 = 1;
-/// So long a connection must have been up, or an unfilled window unfilled, to say that nothing older is on its way.
-const SETTLED: Duration = Duration::from_secs(2);
-/// Remembers for which tenants the others' lane is done, in the slot's folder.
-const FILE: &str = "lanes.json";
+/// The others' lane among those that are remembered: no tenant is called so.
+const OTHERS_NAME: &str = "+";
 
 pub(super) struct Lanes {
     config: Config,
@@ -38,26 +42,26 @@ pub(super) struct Lanes {
     inbox: mpsc::UnboundedSender<Delivery>,
     /// Hears why a lane failed for good.
     failures: mpsc::UnboundedSender<String>,
-    handed_over: HandedOver,
-    open: RwLock<Open>,
+    memory: Memory,
+    open: Arc<RwLock<Open>>,
+    /// Changes when a session has ended.
+    ended: watch::Sender<()>,
 }
 
 struct Open {
     main: Lane,
     own: BTreeMap<TenantId, Lane>,
     others: Option<Lane>,
-    /// Unsubscribed, ending what they have.
-    retired: Vec<Lane>,
+    retired: Vec<Retired>,
 }
 
-#[derive(Clone)]
-struct Lane {
-    publisher: Publisher,
-    filter: String,
+/// A connection that is wanted, or was.
+struct Wanted {
+    name: String,
     client_id: String,
-    window: usize,
-    /// Everything that came before this lane was subscribed has come over the others' lane.
-    handed_over: Arc<AtomicBool>,
+    filter: String,
+    window: u16,
+    mark: u32,
 }
 
 impl Lanes {
@@ -70,25 +74,25 @@ impl Lanes {
         inbox: mpsc::UnboundedSender<Delivery>,
         failures: mpsc::UnboundedSender<String>,
     ) -> Result<Lanes> {
-        let main = Lane::connect(
-            task_settings(config, topics, &config.runner.name)?,
-            topics.queue_filter(&config.mqtt.group, &TenantId::default()),
-            config.prefetch(),
-            inbox.clone(),
-        );
+        let mut settings = task_settings(config, topics, &config.runner.name)?;
+        let filter = topics.queue_filter(&config.mqtt.group, &TenantId::default());
+        settings.filters = vec![filter.clone()];
+        let name = TenantId::DEFAULT;
+        let main = Lane::connect(name, filter, settings, config.prefetch(), inbox.clone());
         main.ready(&failures).await?;
         let lanes = Lanes {
             config: config.clone(),
             topics: topics.clone(),
             inbox,
             failures,
-            handed_over: HandedOver::read(folder),
-            open: RwLock::new(Open {
+            memory: Memory::read(folder),
+            open: Arc::new(RwLock::new(Open {
                 main,
                 own: BTreeMap::new(),
                 others: None,
                 retired: Vec::new(),
-            }),
+            })),
+            ended: watch::Sender::default(),
         };
         for (tenant, policy) in table.listed.iter().filter(|(t, _)| !t.is_default()) {
             lanes
@@ -103,6 +107,7 @@ impl Lanes {
                 .await
                 .context("failed to open the lane of the tenants that are not listed")?;
         }
+        lanes.retire_forgotten().await?;
         lanes.hand_over();
         Ok(lanes)
     }
@@ -138,10 +143,8 @@ impl Lanes {
         let Ok(tenant) = self.topics.tenant_of_queue(topic) else {
             return false;
         };
-        open.own.get(&tenant).is_some_and(|lane| {
-            let up = lane.publisher.online_for();
-            lane.handed_over.load(Ordering::Relaxed) && up.is_some_and(|up| up > SETTLED)
-        })
+        let own = open.own.get(&tenant);
+        own.is_some_and(|lane| lane.is_handed_over() && lane.is_settled())
     }
 
     /// Opens and closes lanes until they are those that the table wants. One that cannot be opened is reported: its
@@ -154,9 +157,12 @@ impl Lanes {
             own.cloned().collect()
         };
         for tenant in gone {
-            // First: from now on the others' lane has its tasks.
-            self.handed_over.forget(&tenant);
-            let lane = self.write().own.remove(&tenant);
+            let lane = {
+                let mut open = self.write();
+                // From now on the others' lane has its tasks.
+                self.memory.set(tenant.as_str(), false);
+                open.own.remove(&tenant)
+            };
             info!(%tenant, "lane closes");
             lane.into_iter().for_each(|lane| self.retire(lane));
         }
@@ -190,93 +196,91 @@ impl Lanes {
     }
 
     async fn add(&self, tenant: &TenantId, policy: &TenantPolicy) -> Result<()> {
-        let id = format!(
-            "{}-lane-{tenant}",
-            client_id(&self.config, &self.config.runner.name)
-        );
-        let filter = self.topics.queue_filter(&self.config.mqtt.group, tenant);
-        let lane = self.connect(id, filter, policy.prefetch, 0).await?;
-        let handed_over = self.handed_over.has(tenant);
-        lane.handed_over.store(handed_over, Ordering::Relaxed);
+        let lane = self.connect(self.own(tenant, policy.prefetch)).await?;
+        let lane = lane.opened(self.memory.has_everything(tenant.as_str()));
         self.write().own.insert(tenant.clone(), lane);
         Ok(())
     }
 
     async fn add_others(&self) -> Result<()> {
-        let id = format!(
-            "{}-others",
-            client_id(&self.config, &self.config.runner.name)
-        );
-        let filter = self.topics.others_filter(&self.config.mqtt.group);
-        let lane = self
-            .connect(id, filter, self.config.prefetch(), OTHERS)
-            .await?;
+        let lane = self.connect(self.others()).await?;
         self.write().others = Some(lane);
         Ok(())
     }
 
-    async fn connect(&self, id: String, filter: String, window: u16, mark: u32) -> Result<Lane> {
-        let mut settings = task_settings(&self.config, &self.topics, &self.config.runner.name)?;
-        settings.client_id = id;
-        settings.mark = mark;
-        (settings.birth, settings.will) = (None, None);
-        let lane = Lane::connect(settings, filter, window, self.inbox.clone());
+    fn own(&self, tenant: &TenantId, window: u16) -> Wanted {
+        let ours = client_id(&self.config, &self.config.runner.name);
+        Wanted {
+            name: tenant.to_string(),
+            client_id: format!("{ours}-lane-{tenant}"),
+            filter: self.topics.queue_filter(&self.config.mqtt.group, tenant),
+            window,
+            mark: 0,
+        }
+    }
+
+    fn others(&self) -> Wanted {
+        let ours = client_id(&self.config, &self.config.runner.name);
+        Wanted {
+            name: OTHERS_NAME.to_owned(),
+            client_id: format!("{ours}-others"),
+            filter: self.topics.others_filter(&self.config.mqtt.group),
+            window: self.config.prefetch(),
+            mark: OTHERS,
+        }
+    }
+
+    /// A lane that is subscribed; one that is on its way out turns round.
+    async fn connect(&self, wanted: Wanted) -> Result<Lane> {
+        if let Some(lane) = self.take_back(&wanted.client_id).await {
+            if let Err(why) = lane.publisher.subscribe(&lane.filter).await {
+                self.retire(lane);
+                return Err(anyhow!(why).context("failed to subscribe again"));
+            }
+            return Ok(lane);
+        }
+        self.memory.add(&wanted.name);
+        let filters = vec![wanted.filter.clone()];
+        self.connect_with(wanted, filters).await
+    }
+
+    async fn connect_with(&self, wanted: Wanted, filters: Vec<String>) -> Result<Lane> {
+        let settings = Settings {
+            filters,
+            mark: wanted.mark,
+            ..self.settings(wanted.client_id)?
+        };
+        let inbox = self.inbox.clone();
+        let lane = Lane::connect(&wanted.name, wanted.filter, settings, wanted.window, inbox);
         lane.ready(&self.failures).await?;
         Ok(lane)
+    }
+
+    /// Of a lane that is not the main one.
+    fn settings(&self, client_id: String) -> Result<Settings> {
+        let settings = task_settings(&self.config, &self.topics, &self.config.runner.name)?;
+        Ok(Settings {
+            client_id,
+            birth: None,
+            will: None,
+            ..settings
+        })
     }
 
     /// Waits, for each lane that is new, until what was published before it was there has come over the others' lane.
     fn hand_over(&self) {
         let open = self.read();
         for (tenant, lane) in &open.own {
-            let Some(others) = &open.others else {
+            if open.others.is_none() {
                 // Nobody was subscribed to them before.
-                lane.handed_over.store(true, Ordering::Relaxed);
-                self.handed_over.add(tenant);
-                continue;
-            };
-            if lane.handed_over.load(Ordering::Relaxed) {
-                continue;
+                lane.hand_over();
+                self.memory.set(tenant.as_str(), true);
+            } else if !lane.is_handed_over() {
+                let (tenant, lane) = (tenant.clone(), lane.clone());
+                let (open, memory) = (Arc::downgrade(&self.open), self.memory.clone());
+                tokio::spawn(hand_over_when_settled(open, memory, tenant, lane));
             }
-            let (tenant, lane, others) = (tenant.clone(), lane.clone(), others.clone());
-            let handed_over = self.handed_over.clone();
-            tokio::spawn(async move {
-                lane.outlives(&others).await;
-                lane.handed_over.store(true, Ordering::Relaxed);
-                handed_over.add(&tenant);
-                debug!(%tenant, "its own lane has all its tasks");
-            });
         }
-    }
-
-    /// Takes no more, ends what it has, and its session.
-    fn retire(&self, lane: Lane) {
-        lane.publisher.unsubscribe(&lane.filter);
-        self.write().retired.push(lane.clone());
-        let settings = task_settings(&self.config, &self.topics, &self.config.runner.name);
-        tokio::spawn(async move {
-            lane.drained().await;
-            lane.publisher.close().await;
-            let ended = match settings {
-                Ok(settings) => {
-                    mqtt::end_session(Settings {
-                        client_id: lane.client_id.clone(),
-                        birth: None,
-                        will: None,
-                        ..settings
-                    })
-                    .await
-                }
-                Err(why) => Err(why),
-            };
-            if let Err(why) = ended {
-                warn!(
-                    client_id = lane.client_id,
-                    error = format!("{why:#}"),
-                    "session of a closed lane not ended"
-                );
-            }
-        });
     }
 
     /// Takes no more tasks.
@@ -288,8 +292,7 @@ impl Lanes {
 
     /// Whether every lane is connected.
     pub(super) fn are_online(&self) -> bool {
-        let online = |lane: &Lane| lane.publisher.online_for().is_some();
-        self.all().iter().all(online)
+        self.all().iter().all(Lane::is_online)
     }
 
     /// Disconnects in good order: the others' lane first, whose copies only the own ones make droppable.
@@ -304,11 +307,13 @@ impl Lanes {
         self.all().into_iter().map(|lane| lane.client_id).collect()
     }
 
+    /// But for those whose sessions end.
     fn all(&self) -> Vec<Lane> {
         let open = self.read();
+        let retired = open.retired.iter().filter(|retired| !retired.is_ending);
         let lanes = open.others.iter().chain(open.own.values());
-        let lanes = lanes.chain(&open.retired).chain([&open.main]);
-        lanes.cloned().collect()
+        let lanes = lanes.chain(retired.map(|retired| &retired.lane));
+        lanes.chain([&open.main]).cloned().collect()
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Open> {
@@ -320,129 +325,50 @@ impl Lanes {
     }
 }
 
-impl Lane {
-    fn connect(
-        mut settings: Settings,
-        filter: String,
-        window: u16,
-        inbox: mpsc::UnboundedSender<Delivery>,
-    ) -> Lane {
-        settings.receive_maximum = window;
-        settings.send_maximum = window.saturating_mul(2).max(100);
-        settings.filters = vec![filter.clone()];
-        Lane {
-            client_id: settings.client_id.clone(),
-            publisher: mqtt::connect_into(settings, inbox),
-            filter,
-            window: window.into(),
-            handed_over: Arc::default(),
-        }
-    }
-
-    async fn ready(&self, failures: &mpsc::UnboundedSender<String>) -> Result<()> {
-        ready(&self.publisher).await?;
-        tell_failure(&self.publisher, failures);
-        Ok(())
-    }
-
-    /// Waits until the others' lane had room for a while since this one is up: it has nothing left from before.
-    async fn outlives(&self, others: &Lane) {
-        let up = |lane: &Lane| lane.publisher.online_for().is_some_and(|up| up > SETTLED);
-        let mut since = Instant::now();
-        while since.elapsed() <= SETTLED {
-            tokio::time::sleep(SETTLED / 20).await;
-            let idle = others.publisher.unanswered() < others.window;
-            if !(up(self) && up(others) && idle) {
-                since = Instant::now();
-            }
-        }
-    }
-
-    /// Waits until everything that came is answered, and for a while nothing more came.
-    async fn drained(&self) {
-        let mut since = Instant::now();
-        while since.elapsed() <= SETTLED {
-            tokio::time::sleep(SETTLED / 20).await;
-            let online = self.publisher.online_for().is_some();
-            if !online || self.publisher.unanswered() > 0 {
-                since = Instant::now();
-            }
-        }
-    }
-}
-
-/// Tenants whose lanes have everything. Survives the process: else each start would begin in doubt.
-#[derive(Clone)]
-struct HandedOver {
-    file: Option<PathBuf>,
-    tenants: Arc<Mutex<BTreeSet<String>>>,
-}
-
-impl HandedOver {
-    fn read(folder: Option<PathBuf>) -> HandedOver {
-        let file = folder.map(|folder| folder.join(FILE));
-        let read = file.as_ref().and_then(|file| std::fs::read(file).ok());
-        let tenants = read.and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        HandedOver {
-            file,
-            tenants: Arc::new(Mutex::new(tenants.unwrap_or_default())),
-        }
-    }
-
-    fn has(&self, tenant: &TenantId) -> bool {
-        let tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
-        tenants.contains(tenant.as_str())
-    }
-
-    fn add(&self, tenant: &TenantId) {
-        self.change(|tenants| tenants.insert(tenant.as_str().to_owned()));
-    }
-
-    fn forget(&self, tenant: &TenantId) {
-        self.change(|tenants| tenants.remove(tenant.as_str()));
-    }
-
-    fn change(&self, change: impl FnOnce(&mut BTreeSet<String>) -> bool) {
-        let mut tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
-        if !change(&mut tenants) {
+/// Waits until the others' lane had room for a while with both up: it has nothing left from before.
+async fn hand_over_when_settled(
+    open: Weak<RwLock<Open>>,
+    memory: Memory,
+    tenant: TenantId,
+    lane: Lane,
+) {
+    let mut since = Instant::now();
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let Some(open) = open.upgrade() else { return };
+        let open = open.read().unwrap_or_else(PoisonError::into_inner);
+        // It may have been closed, and opened anew, or somebody else have seen to it.
+        let own = open.own.get(&tenant);
+        let (Some(own), Some(others)) = (own, &open.others) else {
+            return;
+        };
+        if !own.is(&lane) || lane.is_handed_over() {
             return;
         }
-        let Some(file) = &self.file else { return };
-        let written = serde_json::to_vec(&*tenants)
-            .map_err(std::io::Error::from)
-            .and_then(|bytes| {
-                let beside = file.with_extension("new");
-                std::fs::write(&beside, bytes)?;
-                std::fs::rename(&beside, file)
-            });
-        if let Err(error) = written {
-            // Not remembered, the next start begins in doubt; remembered wrongly is worse.
-            let _ = std::fs::remove_file(file);
-            warn!(%error, file = %file.display(), "lanes not remembered");
+        if !(lane.is_settled() && others.is_settled() && others.has_room()) {
+            since = Instant::now();
+        } else if since.elapsed() > SETTLED {
+            lane.hand_over();
+            memory.set(tenant.as_str(), true);
+            return debug!(%tenant, "its own lane has all its tasks");
         }
     }
 }
 
 #[cfg(test)]
 pub(super) fn made_up(publisher: Publisher) -> Lanes {
-    let main = Lane {
-        publisher,
-        filter: String::new(),
-        client_id: String::new(),
-        window: 1,
-        handed_over: Arc::default(),
-    };
     Lanes {
         config: Config::default(),
         topics: Topics::default(),
         inbox: mpsc::unbounded_channel().0,
         failures: mpsc::unbounded_channel().0,
-        handed_over: HandedOver::read(None),
-        open: RwLock::new(Open {
-            main,
+        memory: Memory::read(None),
+        open: Arc::new(RwLock::new(Open {
+            main: Lane::made_up(publisher),
             own: BTreeMap::new(),
             others: None,
             retired: Vec::new(),
-        }),
+        })),
+        ended: watch::Sender::default(),
     }
 }

@@ -13,6 +13,8 @@ use crate::tenants::{OverQuota, TenantPolicy};
 
 /// One of so many slots is for tenants of which nothing runs: who comes late finds one.
 const RESERVED: usize = 8;
+/// Quotas kept before those that are as good as new are forgotten: tenants that are not listed have a name each.
+const FORGET_ABOVE: usize = 1024;
 
 /// Hands out permits.
 #[derive(Clone)]
@@ -25,6 +27,8 @@ struct State {
     schedule: Schedule<oneshot::Sender<Permit>>,
     /// Of tenants that have any.
     quotas: HashMap<TenantId, Quotas>,
+    /// So many quotas, and those that can be are forgotten.
+    forget_above: usize,
     /// When the next quota has room, and is looked at.
     alarm: Option<Instant>,
     closed: bool,
@@ -32,7 +36,7 @@ struct State {
 
 struct Quotas {
     quota: Quota,
-    /// Tasks over it wait here; else they were rejected at the door.
+    /// Tasks over it wait here; else they were rejected at the door, and wait only for fuel that was there then.
     waits: bool,
 }
 
@@ -60,6 +64,7 @@ impl Permits {
             free_memory: memory_bytes,
             schedule: Schedule::default(),
             quotas: HashMap::new(),
+            forget_above: FORGET_ABOVE,
             alarm: None,
             closed: false,
         })))
@@ -177,6 +182,11 @@ impl State {
             self.quotas.remove(tenant);
             return None;
         }
+        if self.quotas.len() > self.forget_above {
+            self.quotas.retain(|_, quotas| !quotas.quota.is_full(now));
+            // Else each task would look at all of them, when none can be.
+            self.forget_above = FORGET_ABOVE.max(2 * self.quotas.len());
+        }
         let entry = self.quotas.entry(tenant.clone());
         let quotas = entry.or_insert_with(|| Quotas {
             quota: Quota::default(),
@@ -203,7 +213,8 @@ impl State {
         let turn = self.schedule.pop(room, |tenant| {
             let over = match quotas.get_mut(tenant) {
                 Some(quotas) if quotas.waits => quotas.quota.wait(now),
-                _ => None,
+                Some(quotas) => quotas.quota.wait_for_fuel(now),
+                None => None,
             };
             if let Some(over) = over {
                 *wait = Some(wait.map_or(over, |wait| wait.min(over)));
@@ -280,6 +291,49 @@ mod tests {
                 .await
                 .expect("a permit"),
         );
+    }
+
+    /// Tasks that were let in together do not all run on the fuel that was there when they came.
+    #[tokio::test]
+    async fn the_budget_holds_for_those_that_are_in() {
+        let permits = Permits::new(1, 100);
+        let tenant = TenantId::default();
+        let mut policy = policy();
+        policy.over_quota = OverQuota::Reject;
+        policy.budget = Some(crate::tenants::Budget {
+            fuel: 1_000,
+            window: Duration::from_secs(1),
+        });
+        for _ in 0..2 {
+            assert_eq!(permits.enter(&tenant, &policy), Ok(()));
+        }
+        let mut first = permits
+            .acquire(&tenant, &policy, 0, 1)
+            .await
+            .expect("a permit");
+        first.burnt(1_200);
+        drop(first);
+        let begun = Instant::now();
+        let second = permits.acquire(&tenant, &policy, 0, 1).await;
+        assert!(second.is_some());
+        assert!(begun.elapsed() >= Duration::from_millis(150));
+    }
+
+    #[tokio::test]
+    async fn quotas_of_made_up_tenants_are_forgotten() {
+        let permits = Permits::new(1, 100);
+        let mut policy = policy();
+        policy.rate = Some(crate::tenants::Rate {
+            per_second: 1e6,
+            burst: 1.0,
+        });
+        policy.over_quota = OverQuota::Reject;
+        for number in 0..4 * FORGET_ABOVE {
+            let tenant = TenantId::parse(&format!("t{number}")).expect("a tenant");
+            let _ = permits.enter(&tenant, &policy);
+        }
+        let kept = permits.lock().quotas.len();
+        assert!(kept <= 2 * FORGET_ABOVE, "{kept}");
     }
 
     #[tokio::test]

@@ -17,9 +17,8 @@ use crate::sandbox::{config, host, http, keyvalue, publish, scratch, wasi};
 
 /// The epoch clock's tick. 1 to 10 ms cost nothing measurable.
 const TICK: Duration = Duration::from_millis(10);
-/// How much later than the timeout the epoch deadline lies, in ticks: the timeout, which names the limit, is
-/// to come first.
-const GRACE_TICKS: u64 = 10;
+/// How much later than the timeout the epochs stop a guest: the timeout, which names the limit, is to come first.
+pub(super) const GRACE: Duration = Duration::from_millis(100);
 /// Instances of core modules in one component: a Rust component has 4, CPython's about 30.
 const MAX_CORE_INSTANCES: u32 = 100;
 /// Linear memories in one component.
@@ -104,11 +103,6 @@ fn compiler() -> Result<wasmtime::Engine> {
     let mut config = code_config();
     config.parallel_compilation(false);
     Ok(wasmtime::Engine::new(&config)?)
-}
-
-/// Ticks until a guest with this timeout is stopped by the epoch clock.
-pub(super) fn ticks(timeout_ms: u64) -> u64 {
-    (timeout_ms / TICK.as_millis() as u64).saturating_add(GRACE_TICKS)
 }
 
 fn settings(sizes: Sizes) -> Config {

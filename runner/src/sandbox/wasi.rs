@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use wasmtime::StoreContextMut;
 use wasmtime::component::Linker;
 use wasmtime_wasi::filesystem::FsPerms;
+use wasmtime_wasi::p2::bindings::random::insecure::Host as _;
 use wasmtime_wasi::p2::bindings::random::random::Host as _;
 use wasmtime_wasi::p2::pipe::MemoryInputPipe;
 use wasmtime_wasi::{HostMonotonicClock, HostWallClock, WasiCtx, WasiView};
@@ -35,6 +36,15 @@ pub(super) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
             charge(&mut store, usize::try_from(bytes).unwrap_or(usize::MAX))?;
             let random = store.data_mut().ctx().ctx.random();
             Ok((random.get_random_bytes(bytes)?,))
+        },
+    )?;
+    let mut insecure = linker.instance("wasi:random/insecure@0.2.12")?;
+    insecure.func_wrap(
+        "get-insecure-random-bytes",
+        |mut store: StoreContextMut<'_, Guest>, (bytes,): (u64,)| {
+            charge(&mut store, usize::try_from(bytes).unwrap_or(usize::MAX))?;
+            let random = store.data_mut().ctx().ctx.random();
+            Ok((random.get_insecure_random_bytes(bytes)?,))
         },
     )?;
     linker.allow_shadowing(false);

@@ -71,7 +71,8 @@ fn confine(grant: &Grant) -> Result<()> {
     ] {
         lower(resource, most).with_context(|| format!("failed to limit {resource:?}"))?;
     }
-    rustix::process::nice(NICE)?;
+    // A courtesy, which a service's system call filter may deny; the limits are what confines.
+    let _ = rustix::process::nice(NICE);
     // If memory runs out, this process is the one to go.
     std::fs::write("/proc/self/oom_score_adj", "1000")
         .context("failed to volunteer for the OOM killer")

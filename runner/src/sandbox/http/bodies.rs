@@ -11,8 +11,7 @@ use wasmtime_wasi_http::{Error, WasiBody};
 /// A request's body, up to its bound.
 pub(super) struct Question {
     pub(super) body: WasiBody,
-    pub(super) left: u64,
-    pub(super) most: u64,
+    pub(super) bytes: Bound,
 }
 
 impl Body for Question {
@@ -24,14 +23,7 @@ impl Body for Question {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(context));
-        let most = self.most;
-        Poll::Ready(frame.map(|frame| {
-            let frame = frame?;
-            spend(&mut self.left, &frame, || {
-                Error::HttpRequestBodySize(Some(most))
-            })?;
-            Ok(frame)
-        }))
+        Poll::Ready(frame.map(|frame| self.bytes.take(frame, Error::HttpRequestBodySize)))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -47,8 +39,7 @@ impl Body for Question {
 /// among the guest's.
 pub(super) struct Answer<Held> {
     pub(super) body: Incoming,
-    pub(super) left: u64,
-    pub(super) most: u64,
+    pub(super) bytes: Bound,
     pub(super) deadline: Pin<Box<Sleep>>,
     pub(super) _held: Held,
 }
@@ -65,14 +56,7 @@ impl<Held: Unpin> Body for Answer<Held> {
             return Poll::Ready(Some(Err(Error::HttpResponseTimeout)));
         }
         let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(context));
-        let most = self.most;
-        Poll::Ready(frame.map(|frame| {
-            let frame = frame.map_err(Error::from)?;
-            spend(&mut self.left, &frame, || {
-                Error::HttpResponseBodySize(Some(most))
-            })?;
-            Ok(frame)
-        }))
+        Poll::Ready(frame.map(|frame| self.bytes.take(frame, Error::HttpResponseBodySize)))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -84,8 +68,29 @@ impl<Held: Unpin> Body for Answer<Held> {
     }
 }
 
-fn spend(left: &mut u64, frame: &Frame<Bytes>, over: impl FnOnce() -> Error) -> Result<(), Error> {
-    let bytes = frame.data_ref().map_or(0, Bytes::len) as u64;
-    *left = left.checked_sub(bytes).ok_or_else(over)?;
-    Ok(())
+/// How many bytes a body may have.
+pub(super) struct Bound {
+    left: u64,
+    most: u64,
+}
+
+impl Bound {
+    pub(super) fn new(most: u64) -> Bound {
+        Bound { left: most, most }
+    }
+
+    fn take<E>(
+        &mut self,
+        frame: Result<Frame<Bytes>, E>,
+        over: fn(Option<u64>) -> Error,
+    ) -> Result<Frame<Bytes>, Error>
+    where
+        Error: From<E>,
+    {
+        let frame = frame?;
+        let bytes = frame.data_ref().map_or(0, Bytes::len) as u64;
+        let left = self.left.checked_sub(bytes);
+        self.left = left.ok_or_else(|| over(Some(self.most)))?;
+        Ok(frame)
+    }
 }

@@ -23,7 +23,7 @@ use wasmtime_wasi_http::{Error, RequestOptions, WasiBody};
 use crate::grants::addresses::not_public;
 use crate::grants::hosts::Target;
 use crate::grants::{self, Grants};
-use crate::sandbox::http::bodies::{Answer, Question};
+use crate::sandbox::http::bodies::{Answer, Bound, Question};
 
 /// What a response's head may have, in bytes; also what is read at once.
 const HEAD: usize = 64 << 10;
@@ -211,8 +211,7 @@ async fn exchange(
     let response = response.map(|body| {
         Answer {
             body,
-            left: most,
-            most,
+            bytes: Bound::new(most),
             deadline: Box::pin(sleep_until(deadline)),
             _held: (driver, slot),
         }
@@ -245,8 +244,7 @@ fn outgoing(
     Ok(request.map(|body| {
         Question {
             body,
-            left: most,
-            most,
+            bytes: Bound::new(most),
         }
         .boxed_unsync()
     }))
