@@ -16,6 +16,7 @@ mod push;
 mod reload;
 mod report;
 mod run;
+mod schema;
 mod serve;
 mod submit;
 
@@ -88,6 +89,7 @@ enum Command {
     Doctor(doctor::Doctor),
     Acl(Box<acl::Acl>),
     Passwd(passwd::Passwd),
+    Schema(schema::Schema),
 }
 
 /// Parses the arguments and runs the command.
@@ -115,6 +117,7 @@ pub fn main() -> ExitCode {
         Command::Doctor(command) => command.run(),
         Command::Acl(command) => command.run(),
         Command::Passwd(command) => command.run(),
+        Command::Schema(command) => command.run(),
     };
     match done {
         Ok(code) => ExitCode::from(code),

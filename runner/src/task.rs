@@ -148,7 +148,8 @@ impl Digest {
                 quoted(hex)
             )
         };
-        if hex.len() != 64 || !hex.is_ascii() {
+        // `from_str_radix` would take a sign.
+        if hex.len() != 64 || !hex.bytes().all(|b| b.is_ascii_hexdigit()) {
             return Err(wrong());
         }
         let mut bytes = [0; 32];
@@ -318,6 +319,7 @@ mod tests {
             "a@1",
             "sha256:zz",
             "a@sha256:",
+            &format!("sha256:{}", "+f".repeat(32)),
             "oci://a b",
             "http://x",
         ] {

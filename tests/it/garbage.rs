@@ -11,6 +11,7 @@ use wasmqtt::mqtt::settings::{Address, Settings};
 use wasmqtt::mqtt::{self, Deliveries, Publisher};
 use wasmqtt_tests::guests;
 
+use crate::contract;
 use crate::rig::{PATIENCE, retained, user, with_properties};
 use crate::under_test::Serve;
 
@@ -55,6 +56,7 @@ pub(crate) async fn garbage() {
             } else {
                 waiting.insert(correlation);
             }
+            contract::published(&message);
             published.push(publisher.publish(message));
         }
         for published in published {
@@ -66,6 +68,7 @@ pub(crate) async fn garbage() {
                 panic!("no answer to {waiting:?} of seed {seed}:\n{}", server.log())
             };
             outcome.token.expect("QoS 1").ack();
+            contract::seen(&outcome.inbound);
             let correlation = outcome.inbound.properties.correlation_data;
             let correlation = correlation.expect("its Correlation Data");
             waiting.remove(&correlation);

@@ -12,6 +12,8 @@ mod capabilities;
 mod check;
 mod cli;
 mod client;
+mod clients;
+mod contract;
 mod doctor;
 mod embedded_broker;
 mod embedded_clients;
@@ -40,6 +42,9 @@ mod reconnect;
 mod rejections;
 mod restart;
 mod rig;
+mod schema_of_outcomes;
+mod schema_of_tasks;
+mod schemas;
 mod serve;
 mod shown;
 mod smith;
@@ -53,6 +58,7 @@ mod unfit;
 mod unheard;
 mod windows;
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Trial};
@@ -132,9 +138,13 @@ tests! {
         https_is_verified;
     cli: help, wrong_arguments, demo, run, inspect, bench;
     check: effective, refuses;
+    schemas: words_agree, the_asyncapi_document, the_official_schema, printed;
+    schema_of_tasks: the_decoder_agrees;
+    schema_of_outcomes: the_encoder_agrees;
     client: the_link_is_cut_before_the_outcome, the_broker_is_restarted, what_is_lost_is_published_again,
         what_is_heard_of_is_not_published_again, the_client_goes, cancel_and_ask,
         by_hand, interrupted, flags;
+    clients: shell, python, javascript, php;
     unheard: a_runner_comes_later;
     faults: the_checker_tells, killed_runners, rolling_restarts, a_stopped_runner, killed_submitters, links_cut,
         links_cut_with_dedupe_in_the_group,
@@ -164,6 +174,7 @@ tests! {
 const NEED_MOSQUITTO: &[&str] = &[
     "access",
     "access_served",
+    "clients",
     "doctor",
     "embedded_clients",
     "faults_mosquitto",
@@ -185,32 +196,39 @@ fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|panic| eprintln!("{panic}")));
     let mut tests = tests();
     // In CI they run all the same, and fail.
-    let left_out = if stock::installed() || std::env::var_os("CI").is_some() {
-        0
-    } else {
-        leave_out(&mut tests)
+    let left_out = match std::env::var_os("CI") {
+        Some(_) => BTreeMap::new(),
+        None => leave_out(&mut tests),
     };
     let conclusion = libtest_mimic::run(&arguments, tests);
-    if left_out > 0 && !arguments.list {
-        println!(
-            "left out: {left_out} tests that need Debian's mosquitto, which is not installed here.\n\
-             To run them: apt-get install mosquitto mosquitto-clients"
-        );
+    if !arguments.list {
+        for ((what, how), count) in left_out {
+            println!(
+                "left out: {count} tests that need {what}, not installed here.\nTo run them: {how}"
+            );
+        }
     }
     conclusion.exit_code()
 }
 
-/// Marks the tests that need mosquitto as ignored; how many they are.
-fn leave_out(tests: &mut Vec<Trial>) -> usize {
-    let mut count = 0;
+/// Marks the tests that need what is not installed as ignored; what that is, how to get it, and how many they are.
+fn leave_out(tests: &mut Vec<Trial>) -> BTreeMap<(&'static str, &'static str), usize> {
+    let mut left_out = BTreeMap::new();
+    let no_mosquitto = (!stock::installed()).then_some((
+        "Debian's mosquitto",
+        "apt-get install mosquitto mosquitto-clients",
+    ));
     *tests = tests
         .drain(..)
         .map(|test| {
             let module = test.name().split("::").next().unwrap_or_default();
-            let needs = NEED_MOSQUITTO.contains(&module);
-            count += usize::from(needs);
-            test.with_ignored_flag(needs)
+            let mosquitto = no_mosquitto.filter(|_| NEED_MOSQUITTO.contains(&module));
+            let lacks = mosquitto.or_else(|| clients::lacking(test.name()));
+            if let Some(lack) = lacks {
+                *left_out.entry(lack).or_default() += 1;
+            }
+            test.with_ignored_flag(lacks.is_some())
         })
         .collect();
-    count
+    left_out
 }

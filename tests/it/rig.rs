@@ -1,5 +1,6 @@
 //! A broker, a runner and a client for one test; all of it ends with the test.
 
+use std::ops::Deref;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -10,8 +11,10 @@ use wasmqtt::config::Config;
 use wasmqtt::envelope::{Inbound, Message, Properties};
 use wasmqtt::modules::jail::Compiler;
 use wasmqtt::mqtt::settings::{Address, Settings as Connection};
-use wasmqtt::mqtt::{self, Deliveries, Publisher};
+use wasmqtt::mqtt::{self, Deliveries, PublishError, Published, Publisher};
 use wasmqtt::runner::Runner;
+
+use crate::contract;
 
 /// Only catches a hang: nothing that is waited for takes a tenth of it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -135,7 +138,7 @@ pub(crate) fn config(url: &str) -> Config {
 
 /// Subscribes to what runners publish.
 pub(crate) struct Ear {
-    pub(crate) publisher: Publisher,
+    pub(crate) publisher: Watched,
     deliveries: Deliveries,
     /// Heard, but not yet asked for.
     heard: Vec<Inbound>,
@@ -182,7 +185,7 @@ impl Ear {
         let (deliveries, publisher) = mqtt::connect(settings);
         publisher.ready().await.expect("connected");
         Ear {
-            publisher,
+            publisher: Watched(publisher),
             deliveries,
             heard: Vec::new(),
         }
@@ -199,6 +202,7 @@ impl Ear {
                 if let Some(token) = delivery.token {
                     token.ack();
                 }
+                contract::seen(&delivery.inbound);
                 if fits(&delivery.inbound) {
                     return delivery.inbound;
                 }
@@ -239,6 +243,28 @@ impl Ear {
             })
             .await;
         json(&inbound).expect("JSON")
+    }
+}
+
+/// Publishes, and holds what it publishes to the contract.
+#[derive(Clone)]
+pub(crate) struct Watched(Publisher);
+
+impl Watched {
+    pub(crate) fn publish(
+        &self,
+        message: Message,
+    ) -> impl Future<Output = Result<Published, PublishError>> + Send + use<> {
+        contract::published(&message);
+        self.0.publish(message)
+    }
+}
+
+impl Deref for Watched {
+    type Target = Publisher;
+
+    fn deref(&self) -> &Publisher {
+        &self.0
     }
 }
 

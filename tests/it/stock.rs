@@ -11,7 +11,9 @@ use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::net::TcpSocket;
 use tokio::process::ChildStdout;
 use tokio::time::{sleep, timeout};
+use wasmqtt::envelope::Message;
 
+use crate::contract;
 use crate::rig::PATIENCE;
 
 /// Whether the broker and its clients are installed.
@@ -221,6 +223,9 @@ impl Stock {
 
     /// Publishes every line at QoS 1, over one connection.
     pub(crate) async fn publish_lines(&self, topic: &str, lines: &str) {
+        for line in lines.lines() {
+            contract::published(&Message::new(topic, line.to_owned()));
+        }
         let mut file = tempfile::tempfile().expect("a file");
         file.write_all(lines.as_bytes()).expect("a file");
         file.rewind().expect("a file");
@@ -231,12 +236,14 @@ impl Stock {
     }
 
     pub(crate) async fn try_publish(&self, args: &[&str]) -> Output {
+        contract::published(&message(args));
         let output = self.command("mosquitto_pub").args(args).output().await;
         output.expect("mosquitto_pub runs")
     }
 
     /// `mosquitto_rr`: publishes a request and waits for the answer, which it prints.
     pub(crate) async fn request(&self, args: &[&str]) -> Output {
+        contract::published(&message(args));
         let request = self.command("mosquitto_rr").args(args).output();
         let output = timeout(PATIENCE, request).await.expect("an answer in time");
         output.expect("mosquitto_rr runs")
@@ -288,6 +295,23 @@ impl Stock {
     }
 }
 
+/// What these arguments publish, as far as it may be a task.
+fn message(args: &[&str]) -> Message {
+    let after = |flag: &str| {
+        let at = args.iter().position(|arg| *arg == flag)?;
+        args.get(at + 1).copied()
+    };
+    let payload = after("-m").unwrap_or_default().to_owned();
+    let mut message = Message::new(after("-t").unwrap_or_default(), payload);
+    for property in args.windows(4) {
+        if let ["publish", "user-property", name, value] = property {
+            let pair = ((*name).to_owned(), (*value).to_owned());
+            message.properties.user.push(pair);
+        }
+    }
+    message
+}
+
 /// A running `mosquitto_sub`.
 pub(crate) struct Subscribed {
     lines: Lines<BufReader<ChildStdout>>,
@@ -321,7 +345,12 @@ impl Subscribed {
     /// The next message, in JSON.
     pub(crate) async fn next_json(&mut self) -> serde_json::Value {
         let heard = self.next().await;
-        serde_json::from_str(&heard.payload).unwrap_or_else(|_| panic!("no JSON: {heard:?}"))
+        let value = serde_json::from_str(&heard.payload);
+        let value = value.unwrap_or_else(|_| panic!("no JSON: {heard:?}"));
+        if heard.topic.ends_with("task_completed") {
+            contract::outcome_json(&value);
+        }
+        value
     }
 
     async fn read(&mut self) -> Heard {

@@ -24,7 +24,8 @@ pub const MAX_LABELS: usize = 64;
 /// The longest label name or value, in bytes.
 pub const MAX_LABEL_BYTES: usize = 1024;
 
-const JSON_FIELDS: &[&str] = &[
+/// The fields of a task that is JSON.
+pub const JSON_FIELDS: &[&str] = &[
     "id",
     "module",
     "input",
@@ -41,9 +42,12 @@ const JSON_FIELDS: &[&str] = &[
     "logs",
     "labels",
 ];
-const LIMIT_FIELDS: &[&str] = &["fuel", "memory_bytes", "timeout_ms", "output_bytes"];
-const RETRY_FIELDS: &[&str] = &["max_attempts", "initial_delay_ms", "factor", "max_delay_ms"];
-const PROPERTY_FIELDS: &[&str] = &[
+/// The fields of its `limits`.
+pub const LIMIT_FIELDS: &[&str] = &["fuel", "memory_bytes", "timeout_ms", "output_bytes"];
+/// The fields of its `retry`.
+pub const RETRY_FIELDS: &[&str] = &["max_attempts", "initial_delay_ms", "factor", "max_delay_ms"];
+/// The user properties of a task that travels as properties.
+pub const PROPERTY_FIELDS: &[&str] = &[
     "id",
     "module",
     "content_type",

@@ -10,6 +10,7 @@ use tokio::time::{Instant, timeout};
 use wasmqtt::mqtt::settings::{Address, Settings};
 use wasmqtt::mqtt::{self, Deliveries, Publisher, State};
 
+use crate::contract;
 use crate::faults::checker::Heard;
 use crate::rig::PATIENCE;
 
@@ -82,6 +83,7 @@ impl Drop for Consumer {
 async fn hear(mut deliveries: Deliveries, record: Arc<Mutex<Record>>) {
     while let Some(delivery) = deliveries.recv().await {
         {
+            contract::seen(&delivery.inbound);
             let outcome = read(&delivery.inbound.payload);
             let mut record = lock(&record);
             record.last = Instant::now();

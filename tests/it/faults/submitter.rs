@@ -15,7 +15,9 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::sleep;
+use wasmqtt::envelope::Message;
 
+use crate::contract;
 use crate::raw_client::options;
 
 /// Address of the broker, prefix of the ids and milliseconds of a nap. The integration binary is then a submitter.
@@ -106,7 +108,9 @@ impl Tasks {
             _ => &self.nap_ms,
         };
         let task = json!({"id": id, "module": module, "input": input});
-        (id, task.to_string())
+        let task = task.to_string();
+        contract::published(&Message::new("task_queue", task.clone()));
+        (id, task)
     }
 }
 

@@ -140,8 +140,10 @@ impl<'a> Value<'a> {
     }
 
     pub(super) fn integer(&self, name: &str, least: u64, most: u64) -> Result<u64, String> {
-        match self.text().parse() {
-            Ok(number) if (least..=most).contains(&number) => Ok(number),
+        // `parse` would take a sign.
+        let digits = Some(self.text()).filter(|text| !text.starts_with('+'));
+        match digits.and_then(|digits| digits.parse().ok()) {
+            Some(number) if (least..=most).contains(&number) => Ok(number),
             _ if most == u64::MAX => {
                 self.wrong(name, format_args!("an integer of at least {least}"))
             }
