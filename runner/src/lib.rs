@@ -8,6 +8,7 @@ pub mod broker;
 pub mod cli;
 pub mod client;
 pub mod config;
+pub mod dial;
 pub mod doctor;
 pub mod envelope;
 pub mod fair;
