@@ -103,6 +103,9 @@ impl Fleet {
                 "tenants/+/task_control/+",
                 "modules/+",
                 "tenants/+/modules/+",
+                // Chunks and signatures.
+                "modules/+/+",
+                "tenants/+/modules/+/+",
                 "runner_probe/#",
             ],
         )
@@ -126,10 +129,10 @@ impl Fleet {
         let replies = format!("replies/{user}/#");
         let mut publish = vec!["task_queue", "task_control/+"];
         if modules {
-            publish.push("modules/+");
+            publish.extend(["modules/+", "modules/+/+"]);
         }
         if tenant.is_default() {
-            let subscribe = vec![
+            let mut subscribe = vec![
                 "task_completed",
                 "task_status/#",
                 "task_log/#",
@@ -137,6 +140,10 @@ impl Fleet {
                 "task_reply/#",
                 &replies,
             ];
+            if modules {
+                // What it may replace: to know which chunks are left over.
+                subscribe.push("modules/+");
+            }
             (vec![], publish, subscribe).rooted(self.topics.root())
         } else {
             let root = format!("{}tenants/{tenant}/", self.topics.root());

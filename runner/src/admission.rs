@@ -6,10 +6,10 @@ use std::time::{Duration, SystemTime};
 
 use crate::envelope::encode::rfc3339;
 use crate::envelope::topics::Topics;
+use crate::task::Task;
 use crate::task::limits::Limits;
 use crate::task::outcome::{ErrorCode, GuestRetry, Status, TaskError};
 use crate::task::tenant::TenantId;
-use crate::task::{ModuleRef, Task};
 use crate::tenants::TenantPolicy;
 
 /// A task that does not run: its status and why.
@@ -66,7 +66,10 @@ pub fn admit(
         let why = format!("tenant {tenant} may not run the module {module}");
         return Err(denied(why).into());
     }
-    check_supported(task)?;
+    policy.may_fetch(&task.module).map_err(|why| {
+        let (tenant, module) = (&task.tenant, &task.module);
+        denied(format!("tenant {tenant} may not fetch {module}: {why}"))
+    })?;
     check_expiry(task, now)?;
     let limits = task.limits.resolve(&policy.limits, &policy.ceilings);
     Ok(limits.map_err(|why| TaskError::new(ErrorCode::LimitDenied, why))?)
@@ -84,15 +87,6 @@ pub fn check_expiry(task: &Task, now: SystemTime) -> Result<(), Rejection> {
         }),
         _ => Ok(()),
     }
-}
-
-/// What the contract has and this runner has not: refused by name, so that nobody waits for it in vain.
-fn check_supported(task: &Task) -> Result<(), TaskError> {
-    let unsupported = |what: String| Err(TaskError::new(ErrorCode::Unsupported, what));
-    if let ModuleRef::Remote(address) = &task.module {
-        return unsupported(format!("this runner does not fetch modules: {address}"));
-    }
-    Ok(())
 }
 
 #[cfg(test)]

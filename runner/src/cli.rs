@@ -10,6 +10,7 @@ mod dead_letter;
 mod demo;
 mod doctor;
 mod inspect;
+mod keygen;
 mod outcome;
 mod passwd;
 mod push;
@@ -79,6 +80,8 @@ enum Command {
     Cancel(cancel::Cancel),
     Outcome(outcome::Outcome),
     Push(push::Push),
+    Keygen(keygen::Keygen),
+    Sign(keygen::Sign),
     Run(run::Run),
     Inspect(inspect::Inspect),
     Bench(bench::Bench),
@@ -108,6 +111,8 @@ pub fn main() -> ExitCode {
         Command::Cancel(command) => command.run(),
         Command::Outcome(command) => command.run(),
         Command::Push(command) => command.run(),
+        Command::Keygen(command) => command.run(),
+        Command::Sign(command) => command.run(),
         Command::Run(command) => command.run(),
         Command::Inspect(command) => command.run(),
         Command::Bench(command) => command.run(),

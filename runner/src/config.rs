@@ -4,6 +4,7 @@
 
 pub mod access;
 pub mod capabilities;
+pub mod fetch;
 mod layers;
 pub mod sections;
 pub mod tenants;
@@ -14,6 +15,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
+use crate::config::fetch::Fetch;
 pub use crate::config::layers::load;
 use crate::config::sections::{
     Ceilings, DefaultLimits, EmbeddedBroker, Journal, Modules, Mqtt, Runner,
@@ -44,6 +46,8 @@ pub struct Config {
     pub retry: retry::Defaults,
     /// Where modules come from.
     pub modules: Modules,
+    /// How they are fetched from web servers and registries.
+    pub fetch: Fetch,
     /// The limits of a task that names none.
     pub limits: DefaultLimits,
     /// The most that a task may ask for.
@@ -104,6 +108,7 @@ impl Config {
         ] {
             ensure!(value >= 1, "`modules.{key}` must be at least 1, got 0");
         }
+        self.fetch.settings()?;
         self.slot()?;
         self.recurring()?;
         ensure!(

@@ -1,16 +1,16 @@
 //! `ModuleRef` → a compiled module that is ready to run.
 //!
-//! Finds the bytes (folder, retained topic), hashes them itself, checks pins on that hash, and compiles each
-//! content once, however many tasks ask at the same moment.
+//! Finds the bytes, hashes them itself, checks pins on that hash and signatures, and compiles each content once,
+//! however many tasks ask at the same moment.
 
 pub mod artifacts;
 pub mod cost;
 pub mod jail;
+pub mod signature;
+pub mod source;
 pub mod structure;
 
-mod directory;
 mod loader;
-mod retained;
 mod turns;
 
 use std::path::Path;
@@ -24,18 +24,21 @@ use sha2::{Digest as _, Sha256};
 
 use crate::envelope::topics::Topics;
 use crate::modules::artifacts::Artifacts;
-use crate::modules::directory::Directory;
 use crate::modules::jail::Compiler;
 use crate::modules::loader::Loader;
-use crate::modules::retained::Retained;
+use crate::modules::signature::Signatures;
+use crate::modules::source::{Sources, web};
 use crate::modules::structure::Structure;
 use crate::mqtt::{Deliveries, Publisher};
 use crate::sandbox::engine::Engine;
 use crate::sandbox::prepared::Prepared;
 use crate::task::outcome::{CacheHit, ErrorCode, TaskError};
 use crate::task::tenant::TenantId;
-use crate::task::{Digest, ModuleName, ModuleRef};
-use crate::tenants::{Source, TenantPolicy};
+use crate::task::{Digest, ModuleRef};
+use crate::tenants::TenantPolicy;
+
+/// How long a module and its signature may take to be replaced, one after the other.
+const REPLACED: Duration = Duration::from_secs(2);
 
 /// A module that is ready to run.
 #[derive(Clone)]
@@ -68,8 +71,8 @@ impl Content {
 
 /// Finds, compiles and keeps modules.
 pub struct ModuleStore {
-    directory: Option<Directory>,
-    retained: Option<Retained>,
+    sources: Sources,
+    signatures: Signatures,
     loader: Loader,
     /// What modules are, also those that are not compiled yet or are refused.
     structures: Cache<Digest, Result<Arc<Structure>, TaskError>>,
@@ -79,8 +82,8 @@ impl ModuleStore {
     /// A store with no source yet that keeps `cached` compiled modules in memory.
     pub fn new(engine: Arc<Engine>, compiler: Compiler, cached: u64) -> ModuleStore {
         ModuleStore {
-            directory: None,
-            retained: None,
+            sources: Sources::default(),
+            signatures: Signatures::default(),
             loader: Loader::new(engine, compiler, cached),
             structures: Cache::new(cached),
         }
@@ -88,7 +91,7 @@ impl ModuleStore {
 
     /// Adds the files `NAME.wasm` of a folder, for every tenant.
     pub fn with_directory(mut self, folder: &Path) -> Result<ModuleStore> {
-        self.directory = Some(Directory::open(folder)?);
+        self.sources.open_directory(folder)?;
         Ok(self)
     }
 
@@ -100,8 +103,14 @@ impl ModuleStore {
         connection: (Deliveries, Publisher),
         lookup: Duration,
     ) -> ModuleStore {
-        self.retained = Some(Retained::start(topics, connection, lookup));
+        self.sources.follow(topics, connection, lookup);
         self
+    }
+
+    /// Adds web servers and registries, for the tenants that may have modules from there.
+    pub fn with_fetching(mut self, settings: web::Settings) -> Result<ModuleStore> {
+        self.sources.fetch(settings)?;
+        Ok(self)
     }
 
     /// Adds a folder for compiled modules; without a path, one that goes with the store.
@@ -123,104 +132,37 @@ impl ModuleStore {
         reference: &ModuleRef,
     ) -> Result<(Module, CacheHit), TaskError> {
         let content = self.content(tenant, policy, reference).await?;
-        let (digest, bytes) = (content.digest, content.bytes.len() as u64);
-        if bytes > policy.module_bytes {
-            let most = policy.module_bytes;
-            let why = format!("module {digest} has {bytes} bytes, of at most {most}");
-            return Err(TaskError::new(ErrorCode::ModuleTooCostly, why));
-        }
         // For each tenant: a module may be compiled for one that was granted more.
         self.structure(&content).await?.admit(&policy.grants)?;
         self.loader.load(tenant, &policy.compile, content).await
     }
 
+    /// Found, no larger than the tenant's modules may be, and signed as it wants them.
     async fn content(
         &self,
         tenant: &TenantId,
         policy: &TenantPolicy,
         reference: &ModuleRef,
     ) -> Result<Content, TaskError> {
-        match reference {
-            ModuleRef::Name(name) => self.find(tenant, policy, name).await,
-            ModuleRef::Pinned(name, pin) => {
-                let content = self.find(tenant, policy, name).await?;
-                if content.digest != *pin {
-                    return Err(TaskError::new(
-                        ErrorCode::DigestMismatch,
-                        format!("module `{name}` is {}, the task pins {pin}", content.digest),
-                    ));
-                }
-                Ok(content)
-            }
-            ModuleRef::Digest(digest) => self.by_digest(policy, digest).await,
-            ModuleRef::Remote(address) => Err(TaskError::new(
-                ErrorCode::Unsupported,
-                format!("this runner does not fetch modules: {address}"),
-            )),
+        let find = || self.sources.find(tenant, policy, reference);
+        let found = find().await?;
+        small_enough(&found.content, policy)?;
+        if policy.signed_by.is_empty() {
+            return Ok(found.content);
         }
-    }
-
-    async fn by_digest(
-        &self,
-        policy: &TenantPolicy,
-        digest: &Digest,
-    ) -> Result<Content, TaskError> {
-        // Only what the operator gave to everybody: a digest that one tenant's module has is printed in outcomes
-        // and logs, and must not be a key to it for the others.
-        if let Some(directory) = self.directory(policy)
-            && let Some(content) = directory.find_digest(digest).await?
-        {
-            return Ok(content);
-        }
-        Err(TaskError::new(
-            ErrorCode::ModuleNotFound,
-            format!(
-                "no module {digest} in the module folder; a published one is named as `name@{digest}`"
-            ),
-        ))
-    }
-
-    /// The bytes that a name stands for: the operator's folder first, which nobody can shadow.
-    async fn find(
-        &self,
-        tenant: &TenantId,
-        policy: &TenantPolicy,
-        name: &ModuleName,
-    ) -> Result<Content, TaskError> {
-        let directory = self.directory(policy);
-        let retained = self.retained.as_ref();
-        let retained = retained.filter(|_| policy.sources.contains(&Source::Published));
-        if let Some(directory) = directory
-            && let Some(content) = directory.find(name).await?
-        {
-            return Ok(content);
-        }
-        if let Some(retained) = retained
-            && let Some(content) = retained.find(tenant, name).await?
-        {
-            return Ok(content);
-        }
-        let places: Vec<String> = [
-            directory.map(|d| format!("{}/{name}.wasm", d.folder().display())),
-            retained.map(|r| format!("the retained topic {}", r.topic(tenant, name))),
-        ]
-        .into_iter()
-        .flatten()
-        .collect();
-        let places = match &places[..] {
-            [] => "it has no source of modules".to_owned(),
-            places => format!("looked at {}", places.join(" and ")),
+        let Err(refused) = self.signatures.check(&found, &policy.signed_by).await else {
+            return Ok(found.content);
         };
-        Err(TaskError::new(
-            ErrorCode::ModuleNotFound,
-            format!("no module `{name}` for tenant {tenant}: {places}"),
-        ))
-    }
-
-    /// The operator's folder, if the tenant may have modules from there.
-    fn directory(&self, policy: &TenantPolicy) -> Option<&Directory> {
-        let directory = self.directory.as_ref();
-        directory.filter(|_| policy.sources.contains(&Source::Directory))
+        // Module and signature are replaced one after the other: once more, when both had time to come.
+        self.sources.doubt(tenant, policy, reference).await;
+        tokio::time::sleep(REPLACED).await;
+        let again = find().await?;
+        if (&again.signature, again.content.digest) == (&found.signature, found.content.digest) {
+            return Err(refused);
+        }
+        small_enough(&again.content, policy)?;
+        self.signatures.check(&again, &policy.signed_by).await?;
+        Ok(again.content)
     }
 
     async fn structure(&self, content: &Content) -> Result<Arc<Structure>, TaskError> {
@@ -238,6 +180,15 @@ impl ModuleStore {
         };
         self.structures.get_with(content.digest, read).await
     }
+}
+
+fn small_enough(content: &Content, policy: &TenantPolicy) -> Result<(), TaskError> {
+    let (digest, bytes, most) = (content.digest, content.bytes.len(), policy.module_bytes);
+    if bytes as u64 > most {
+        let why = format!("module {digest} has {bytes} bytes, of at most {most}");
+        return Err(TaskError::new(ErrorCode::ModuleTooCostly, why));
+    }
+    Ok(())
 }
 
 /// Checks, compiles and links a module without any cache: what `push` and `run` do, and what the runner does

@@ -5,6 +5,7 @@
 
 pub mod limits;
 pub mod outcome;
+pub mod remote;
 pub mod retry;
 pub mod tenant;
 
@@ -16,6 +17,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 
 use crate::task::limits::RequestedLimits;
+use crate::task::remote::{HttpsRef, OciRef};
 use crate::task::tenant::TenantId;
 
 /// One task: which module to run, on what, for whom, and where the outcome goes.
@@ -225,18 +227,20 @@ pub enum ModuleRef {
     Pinned(ModuleName, Digest),
     /// `sha256:HEX`
     Digest(Digest),
-    /// `oci://…` or `https://…`
-    Remote(String),
+    /// `https://…`
+    Https(HttpsRef),
+    /// `oci://…`
+    Oci(OciRef),
 }
 
 impl ModuleRef {
     /// Parses any of the five forms.
     pub fn parse(text: &str) -> Result<ModuleRef, String> {
-        if text.starts_with("oci://") || text.starts_with("https://") {
-            if text.len() > 2048 || text.chars().any(|c| c.is_control() || c.is_whitespace()) {
-                return Err(format!("not a usable module address: {}", quoted(text)));
-            }
-            return Ok(ModuleRef::Remote(text.to_owned()));
+        if let Some(rest) = text.strip_prefix("https://") {
+            return Ok(ModuleRef::Https(HttpsRef::parse(rest)?));
+        }
+        if let Some(rest) = text.strip_prefix("oci://") {
+            return Ok(ModuleRef::Oci(OciRef::parse(rest)?));
         }
         if let Some(hex) = text.strip_prefix("sha256:") {
             return Ok(ModuleRef::Digest(Digest::parse_hex(hex)?));
@@ -265,7 +269,8 @@ impl fmt::Display for ModuleRef {
             ModuleRef::Name(name) => write!(f, "{name}"),
             ModuleRef::Pinned(name, digest) => write!(f, "{name}@{digest}"),
             ModuleRef::Digest(digest) => write!(f, "{digest}"),
-            ModuleRef::Remote(address) => f.write_str(address),
+            ModuleRef::Https(reference) => write!(f, "{reference}"),
+            ModuleRef::Oci(reference) => write!(f, "{reference}"),
         }
     }
 }

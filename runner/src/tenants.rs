@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::grants::Grants;
+use crate::grants::hosts::{HostPattern, Target};
 use crate::task::limits::LimitValues;
 use crate::task::tenant::TenantId;
 use crate::task::{ModuleName, ModuleRef};
@@ -49,6 +50,10 @@ pub struct TenantPolicy {
     pub modules: Vec<ModulePattern>,
     /// Where its modules may come from.
     pub sources: Vec<Source>,
+    /// Which hosts those may be that modules are fetched from.
+    pub remotes: Arc<Remotes>,
+    /// Whose signature a module must bear; anybody's or none when empty.
+    pub signed_by: Vec<Signer>,
     /// The module of plain messages.
     pub default_module: Option<ModuleRef>,
     /// Filters of reply topics beside those below the tenant's own prefix.
@@ -94,13 +99,58 @@ pub enum Source {
     Directory,
     /// The tenant's retained topics.
     Published,
+    /// Web servers.
+    Https,
+    /// Registries.
+    Oci,
 }
 
-/// Names of modules: a name, a name's beginning with `*` behind it, or a reference as tasks write it.
+/// Hosts that modules may be fetched from.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Remotes {
+    /// Web servers of modules that are not pinned by their digest.
+    pub https_hosts: Vec<HostPattern>,
+    /// Registries.
+    pub registries: Vec<HostPattern>,
+    /// Whether a module that was fetched before does while its source is down.
+    pub stale: bool,
+}
+
+impl Remotes {
+    /// Whether an https module may come from there: from everywhere, where its digest is known beforehand.
+    pub fn may_reach(&self, target: &Target, pinned: bool) -> Result<(), String> {
+        if pinned || self.https_hosts.iter().any(|host| host.matches(target)) {
+            return Ok(());
+        }
+        Err(format!(
+            "`https_hosts` does not list {target}, and the reference has no digest"
+        ))
+    }
+}
+
+/// A public key of minisign's, in its 56 characters of base64.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Signer(String);
+
+impl Signer {
+    /// Takes a key that was found to be one.
+    pub fn new(key: String) -> Signer {
+        Signer(key)
+    }
+
+    /// The key as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Names of modules: a name, or a reference as tasks write it, or the beginning of either with `*` behind it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ModulePattern {
     /// Every name that begins so.
     Prefix(String),
+    /// Every `https://…` or `oci://…` that begins so, its host included.
+    Below(String),
     /// This name, pinned or not.
     Name(ModuleName),
     /// Exactly this reference.
@@ -116,6 +166,14 @@ impl ModulePattern {
             if prefix.chars().all(allowed) {
                 return Ok(ModulePattern::Prefix(prefix.to_owned()));
             }
+            if let Some((_, rest)) = prefix.split_once("://") {
+                // With the beginning of a host alone it would be others' hosts too.
+                if !rest.contains('/') {
+                    return Err(format!("a host ends with `/`, got {text:?}"));
+                }
+                ModuleRef::parse(&format!("{prefix}x"))?;
+                return Ok(ModulePattern::Below(prefix.to_owned()));
+            }
             return Err(format!(
                 "a pattern is the beginning of a module's name and `*`, got {text:?}"
             ));
@@ -130,11 +188,15 @@ impl ModulePattern {
     pub fn matches(&self, reference: &ModuleRef) -> bool {
         let name = match reference {
             ModuleRef::Name(name) | ModuleRef::Pinned(name, _) => Some(name),
-            ModuleRef::Digest(_) | ModuleRef::Remote(_) => None,
+            ModuleRef::Digest(_) | ModuleRef::Https(_) | ModuleRef::Oci(_) => None,
         };
         match self {
             ModulePattern::Prefix(prefix) => {
                 name.is_some_and(|name| name.as_str().starts_with(prefix.as_str()))
+            }
+            ModulePattern::Below(beginning) => {
+                matches!(reference, ModuleRef::Https(_) | ModuleRef::Oci(_))
+                    && reference.to_string().starts_with(beginning)
             }
             ModulePattern::Name(meant) => name == Some(meant),
             ModulePattern::Exact(meant) => meant == reference,
@@ -150,6 +212,30 @@ impl TenantPolicy {
                 .modules
                 .iter()
                 .any(|pattern| pattern.matches(reference))
+    }
+
+    /// Whether a module may be fetched from where this reference says.
+    pub fn may_fetch(&self, reference: &ModuleRef) -> Result<(), String> {
+        let source = |source, name: &str| match self.sources.contains(&source) {
+            true => Ok(()),
+            false => Err(format!("`sources` does not list {name:?}")),
+        };
+        match reference {
+            ModuleRef::Name(_) | ModuleRef::Pinned(..) | ModuleRef::Digest(_) => Ok(()),
+            ModuleRef::Https(module) => {
+                source(Source::Https, "https")?;
+                let pinned = module.pin.is_some();
+                self.remotes.may_reach(&module.target, pinned)
+            }
+            ModuleRef::Oci(module) => {
+                source(Source::Oci, "oci")?;
+                let mut listed = self.remotes.registries.iter();
+                match listed.any(|host| host.matches(&module.registry)) {
+                    true => Ok(()),
+                    false => Err(format!("`registries` does not list {}", module.registry)),
+                }
+            }
+        }
     }
 }
 
@@ -214,6 +300,10 @@ mod tests {
             ("thumb", pin.as_str(), "thumbnail"),
             (pin.as_str(), pin.as_str(), "thumb"),
             (digest.as_str(), digest.as_str(), pin.as_str()),
+            ("oci://r.io/a/*", "oci://r.io/a/b:1", "oci://r.io/ab/c"),
+            ("oci://r.io/a*", "oci://r.io/ab", "thumb"),
+            ("https://h/a/*", "https://h/a/b", "oci://h/a/b"),
+            ("https://h/a", "https://h/a", "https://h/ab"),
         ] {
             let pattern = ModulePattern::parse(pattern).expect("a pattern");
             assert!(
@@ -222,7 +312,15 @@ mod tests {
             );
             assert!(!pattern.matches(&reference(other)), "{pattern:?} {other}");
         }
-        for bad in ["", "a/b*", "Upper", "a*b"] {
+        for bad in [
+            "",
+            "a/b*",
+            "Upper",
+            "a*b",
+            "oci://r.io*",
+            "https://h/../*",
+            "http://h/*",
+        ] {
             assert!(ModulePattern::parse(bad).is_err(), "{bad}");
         }
     }

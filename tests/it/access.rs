@@ -225,7 +225,8 @@ async fn secrets(fenced: &Fenced) {
 
 /// Whether a user may hear of a topic.
 fn is_own(user: &str, topic: &str) -> bool {
-    const OF_DEFAULT: [&str; 6] = [
+    const OF_DEFAULT: [&str; 7] = [
+        "modules/",
         "task_completed",
         "task_status/",
         "task_log/",

@@ -10,10 +10,12 @@ mod batch;
 mod bombs;
 mod capabilities;
 mod check;
+mod chunked;
 mod cli;
 mod client;
 mod clients;
 mod contract;
+mod depot;
 mod doctor;
 mod embedded_broker;
 mod embedded_clients;
@@ -47,7 +49,9 @@ mod schema_of_tasks;
 mod schemas;
 mod serve;
 mod shown;
+mod signed;
 mod smith;
+mod sources;
 mod ssrf;
 mod stock;
 mod stranger;
@@ -130,6 +134,11 @@ tests! {
     modules: from_a_folder, a_published_module_does_not_shadow_the_folder, from_the_retained_topic, never_published,
         pinned_by_digest, by_digest_from_a_folder, what_is_no_module, a_cold_module_is_compiled_once, the_cache_folder,
         an_open_cache_folder_is_refused, a_missing_module_folder_is_refused;
+    sources: from_a_web_server, one_fetch_for_many_tasks, what_a_web_server_does_wrong, from_a_registry,
+        what_a_registry_does_wrong, a_registry_that_wants_to_know_who_asks, fetching_reaches_nothing_inside,
+        a_source_that_is_down, a_stalling_registry_delays_nobody;
+    signed: in_each_source, nothing_unsigned_is_read, by_hand;
+    chunked: twelve_megabytes_through_mosquitto, what_is_wrong_with_chunks;
     capabilities: what_is_not_granted_is_refused_by_name,
         a_refusal_compiles_nothing_and_a_compiled_module_is_refused_too, secrets_are_the_guests_alone,
         keys_and_values_outlive_tasks_and_restarts, messages_go_below_the_tenants_prefix, clocks_and_chance,
@@ -174,6 +183,7 @@ tests! {
 const NEED_MOSQUITTO: &[&str] = &[
     "access",
     "access_served",
+    "chunked",
     "clients",
     "doctor",
     "embedded_clients",

@@ -102,8 +102,8 @@ pub(crate) async fn what_is_not_allowed() {
                 "deadline_exceeded",
                 r#""module":"echo","expires_at":"2020-01-02T03:04:05Z""#,
             ),
-            ("unsupported", r#""module":"oci://ghcr.io/a/b:1""#),
-            ("unsupported", r#""module":"https://example.com/a.wasm""#),
+            ("tenant_denied", r#""module":"oci://ghcr.io/a/b:1""#),
+            ("tenant_denied", r#""module":"https://example.com/a.wasm""#),
             ("module_not_found", r#""module":"nobody""#),
         ],
     )

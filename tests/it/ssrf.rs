@@ -23,13 +23,13 @@ use crate::rig::Rig;
 use crate::transports::Certificates;
 
 /// Counts who comes.
-struct Canary {
-    port: u16,
+pub(crate) struct Canary {
+    pub(crate) port: u16,
     heard: Arc<AtomicUsize>,
 }
 
 impl Canary {
-    async fn listen() -> Canary {
+    pub(crate) async fn listen() -> Canary {
         let first = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
         let first = first.expect("a listener");
         let port = first.local_addr().expect("an address").port();
@@ -53,7 +53,7 @@ impl Canary {
         Canary { port, heard }
     }
 
-    fn heard(&self) -> usize {
+    pub(crate) fn heard(&self) -> usize {
         self.heard.load(Ordering::Relaxed)
     }
 }

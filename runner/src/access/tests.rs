@@ -55,7 +55,12 @@ fn a_tenant_stays_at_home() {
     for root in ["", "fleet/"] {
         let acme = fleet(root).access(&tenant("acme"), "acme");
         let at = |topic: &str| format!("{root}tenants/acme/{topic}");
-        for own in ["task_queue", "task_control/7", "modules/upper"] {
+        for own in [
+            "task_queue",
+            "task_control/7",
+            "modules/upper",
+            "modules/upper/signature",
+        ] {
             assert!(acme.may_publish(&at(own)), "{own}");
         }
         for filter in ["#", "task_completed", "+/7", "replies/x"] {
@@ -65,7 +70,8 @@ fn a_tenant_stays_at_home() {
             "task_completed",
             "task_status/7",
             "task_queue/x",
-            "modules/a/b",
+            "modules/a/b/c",
+            "modules",
             "",
         ] {
             assert!(!acme.may_publish(&at(topic)), "{topic}");
@@ -74,6 +80,8 @@ fn a_tenant_stays_at_home() {
             "task_queue",
             "tenants/globex/task_queue",
             "modules/upper",
+            "modules/upper/signature",
+            "tenants/globex/modules/upper/signature",
             "runner_status/x",
             "$SYS/x",
             "",
@@ -109,7 +117,12 @@ fn a_tenant_stays_at_home() {
 #[test]
 fn a_producer_of_the_default_tenant() {
     let user = fleet("").access(&tenant("default"), "shop");
-    for topic in ["task_queue", "task_control/7", "modules/upper"] {
+    for topic in [
+        "task_queue",
+        "task_control/7",
+        "modules/upper",
+        "modules/upper/signature",
+    ] {
         assert!(user.may_publish(topic), "{topic}");
     }
     for filter in [
@@ -118,6 +131,7 @@ fn a_producer_of_the_default_tenant() {
         "task_log/7",
         "replies/shop/#",
         "task_reply/x",
+        "modules/upper",
     ] {
         assert!(user.may_subscribe(filter), "{filter}");
     }
@@ -128,6 +142,8 @@ fn a_producer_of_the_default_tenant() {
         "replies/#",
         "replies/other/1",
         "tenants/acme/task_completed",
+        "modules/#",
+        "tenants/acme/modules/+",
     ] {
         assert!(!user.may_subscribe(filter), "{filter}");
     }
@@ -135,11 +151,11 @@ fn a_producer_of_the_default_tenant() {
         tenant: TenantId::default(),
         modules: false,
     };
-    assert!(
-        !fleet("")
-            .access(&silent, "shop")
-            .may_publish("modules/upper")
-    );
+    let silent = fleet("").access(&silent, "shop");
+    for topic in ["modules/upper", "modules/upper/signature"] {
+        assert!(!silent.may_publish(topic), "{topic}");
+        assert!(!silent.may_subscribe(topic), "{topic}");
+    }
 }
 
 #[test]
@@ -152,6 +168,9 @@ fn a_runner_and_an_operator() {
         topics.others_filter("runners"),
     ];
     for filter in queues.iter().chain(&topics.control_filters()) {
+        assert!(runner.may_subscribe(filter), "{filter}");
+    }
+    for filter in ["modules/a/signature", "tenants/acme/modules/a/signature"] {
         assert!(runner.may_subscribe(filter), "{filter}");
     }
     assert!(runner.may_subscribe("$share/runners/tenants/acme/task_queue"));
@@ -167,6 +186,7 @@ fn a_runner_and_an_operator() {
     for topic in [
         "modules/x",
         "tenants/acme/modules/x",
+        "tenants/acme/modules/x/signature",
         "tenants/acme/task_control/7",
         "elsewhere",
         "$SYS/x",

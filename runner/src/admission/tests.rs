@@ -70,7 +70,7 @@ fn verdicts() {
             "task_queue",
             r#"{"module":"oci://r/m:1"}"#,
             Status::Rejected,
-            ErrorCode::Unsupported,
+            ErrorCode::TenantDenied,
         ),
         (
             "task_queue",

@@ -10,11 +10,12 @@ use crate::admission;
 use crate::cli::args::{Connection, parse_tenant};
 use crate::cli::{FAILED, OK};
 use crate::config::Config;
+use crate::grants::hosts::HostPattern;
 use crate::grants::{Capability, Grants};
 use crate::modules::structure;
 use crate::task::outcome::{ErrorCode, TaskError};
 use crate::task::tenant::TenantId;
-use crate::tenants::{TenantPolicy, Tenants};
+use crate::tenants::{Source, TenantPolicy, Tenants};
 
 /// Print the effective configuration, or what a tenant may do; secrets hidden
 ///
@@ -162,17 +163,64 @@ fn lines(policy: &TenantPolicy) -> Vec<(&'static str, String)> {
         ("concurrency", policy.concurrency.to_string()),
         ("weight", policy.weight.to_string()),
     ];
+    lines.extend(sources(policy));
     lines.extend(capabilities(&policy.grants));
     lines
+}
+
+/// Where its modules may come from, and whose they must be.
+fn sources(policy: &TenantPolicy) -> Vec<(&'static str, String)> {
+    let source = |source: &Source| match source {
+        Source::Directory => "directory",
+        Source::Published => "published",
+        Source::Https => "https",
+        Source::Oci => "oci",
+    };
+    let hosts = |hosts: &[HostPattern]| names(hosts.iter().map(ToString::to_string).collect());
+    let (remotes, signers) = (&policy.remotes, policy.signed_by.iter());
+    let mut lines = vec![(
+        "sources",
+        names(
+            policy
+                .sources
+                .iter()
+                .map(|it| source(it).to_owned())
+                .collect(),
+        ),
+    )];
+    if policy.sources.contains(&Source::Https) {
+        let listed = hosts(&remotes.https_hosts);
+        lines.push((
+            "https_hosts",
+            format!("{listed}; with a digest any public one"),
+        ));
+    }
+    if policy.sources.contains(&Source::Oci) {
+        lines.push(("registries", hosts(&remotes.registries)));
+    }
+    if remotes.stale {
+        lines.push(("stale_modules", "while their source is down".to_owned()));
+    }
+    lines.push((
+        "signed_by",
+        match policy.signed_by.is_empty() {
+            true => "anybody or nobody".to_owned(),
+            false => names(signers.map(|key| key.as_str().to_owned()).collect()),
+        },
+    ));
+    lines
+}
+
+fn names(names: Vec<String>) -> String {
+    match names.is_empty() {
+        true => "none".to_owned(),
+        false => names.join(", "),
+    }
 }
 
 /// What it was granted, and how much of it; of secrets only their names.
 fn capabilities(grants: &Grants) -> Vec<(&'static str, String)> {
     let or_not = |granted: Option<String>| granted.unwrap_or_else(|| "not granted".to_owned());
-    let names = |names: Vec<String>| match names.is_empty() {
-        true => "none".to_owned(),
-        false => names.join(", "),
-    };
     vec![
         (
             "http",

@@ -5,19 +5,27 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
+use crate::cli::keygen::with_ending;
 use crate::cli::{FAILED, OK};
 use crate::grants::{Capability, Grants};
 use crate::modules::structure::{self, Need, Structure};
-use crate::modules::{Content, cost};
+use crate::modules::{Content, cost, signature};
 
 /// Show what a module is: shape, exports, imports and what each needs, size, digest
 ///
 /// Nothing is compiled or run. What needs a capability runs for tenants that were granted it: see `wasmqtt check
-/// --tenant`. The exit code is 0 if a runner could take the module for some tenant, 1 if for none.
+/// --tenant`. The exit code is 0 if a runner could take the module for some tenant, 1 if for none. With --verify nothing
+/// of a module is read that is not signed so.
 #[derive(Debug, Args)]
 pub(super) struct Inspect {
     /// The module
     file: PathBuf,
+    /// A public key, or its file, that must have signed it
+    #[arg(long, value_name = "PUBKEY")]
+    verify: Option<String>,
+    /// The signature [default: FILE.minisig]
+    #[arg(long, value_name = "FILE", requires = "verify")]
+    signature: Option<PathBuf>,
     /// Print it as JSON
     #[arg(long)]
     json: bool,
@@ -28,6 +36,10 @@ impl Inspect {
         let bytes = std::fs::read(&self.file)
             .with_context(|| format!("failed to read {}", self.file.display()))?;
         let content = Content::new(bytes);
+        let signer = match &self.verify {
+            None => None,
+            Some(key) => Some(self.signed_by(key, &content)?),
+        };
         let structure = match structure::read(&content.bytes) {
             Ok(structure) => structure,
             Err(error) => bail!("{}: {error}", self.file.display()),
@@ -48,6 +60,7 @@ impl Inspect {
             let report = serde_json::json!({
                 "file": self.file.display().to_string(),
                 "digest": content.digest.to_string(),
+                "signed_by": signer,
                 "bytes": content.bytes.len(),
                 "shape": structure.shape.as_str(),
                 "exports": structure.exports,
@@ -61,6 +74,9 @@ impl Inspect {
         } else {
             println!("digest   {}", content.digest);
             println!("size     {} bytes", content.bytes.len());
+            if let Some(signer) = &signer {
+                println!("signed   by {signer}");
+            }
             println!("shape    {}", structure.shape.describe());
             println!("exports  {}", structure.exports.join("\n         "));
             let imports: Vec<String> = structure
@@ -88,6 +104,23 @@ impl Inspect {
             }
         }
         Ok(if verdict.is_none() { OK } else { FAILED })
+    }
+
+    /// The public key, if it signed the module.
+    fn signed_by(&self, key: &str, content: &Content) -> Result<String> {
+        // A key in base64 is never the name of a file that somebody has by accident.
+        let signer = match std::fs::read_to_string(key) {
+            Ok(text) => signature::signer(&text).with_context(|| format!("failed to read {key}")),
+            Err(_) => signature::signer(key),
+        };
+        let signer = signer?;
+        let default = || with_ending(&self.file, "minisig");
+        let file = self.signature.clone().unwrap_or_else(default);
+        let text = std::fs::read(&file);
+        let text = text.with_context(|| format!("failed to read {}", file.display()))?;
+        signature::verify(&signer, &content.bytes, &text)
+            .with_context(|| format!("{} is not signed by {key}", self.file.display()))?;
+        Ok(signer.as_str().to_owned())
     }
 }
 

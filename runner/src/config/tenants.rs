@@ -9,12 +9,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
 use crate::config::capabilities::{Capabilities, Secrets};
+<<<<<<< HEAD
 use crate::envelope::topics::Topics;
+=======
+use crate::grants::hosts::HostPattern;
+use crate::modules::signature;
+>>>>>>> sources
 use crate::task::ModuleRef;
 use crate::task::limits::LimitValues;
 use crate::task::tenant::TenantId;
 use crate::tenants::compile::CompileLimits;
-use crate::tenants::{Budget, ModulePattern, OverQuota, Rate, Source, Table, TenantPolicy};
+use crate::tenants::{
+    Budget, ModulePattern, OverQuota, Rate, Remotes, Source, Table, TenantPolicy,
+};
 
 /// `[tenants.NAME]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -48,8 +55,16 @@ pub struct Tenant {
     pub over_quota: OverQuota,
     /// The modules that tasks may name; every one when empty.
     pub modules: Vec<String>,
-    /// `directory`, `published`.
+    /// `directory`, `published`, `https`, `oci`.
     pub sources: Vec<Source>,
+    /// `HOST[:PORT]` or `*.DOMAIN[:PORT]`: web servers of modules that are not pinned by their digest.
+    pub https_hosts: Vec<String>,
+    /// The same of registries.
+    pub registries: Vec<String>,
+    /// Whether a module that was fetched before does while its source is down.
+    pub stale_modules: bool,
+    /// Public keys, of which one must have signed a module.
+    pub signed_by: Vec<String>,
     /// Filters of reply topics beside those below the tenant's prefix.
     pub reply_topics: Vec<String>,
     /// What its guests may use.
@@ -74,6 +89,10 @@ impl Default for Tenant {
             over_quota: OverQuota::Wait,
             modules: Vec::new(),
             sources: vec![Source::Directory, Source::Published],
+            https_hosts: Vec::new(),
+            registries: Vec::new(),
+            stale_modules: false,
+            signed_by: Vec::new(),
             reply_topics: Vec::new(),
             capabilities: Capabilities::default(),
         }
@@ -102,7 +121,8 @@ pub struct TenantCeilings {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Unlisted {
-    /// They may do what `[tenants.default]` may, but for its default module, reply topics and capabilities.
+    /// They may do what `[tenants.default]` may, but for its default module, reply topics and capabilities; nothing is fetched
+    /// for them.
     #[default]
     Admit,
     /// Their tasks are not taken from the broker; those that came before they were denied are rejected
@@ -157,6 +177,7 @@ impl Config {
                     default_module: None,
                     reply_topics: Vec::new(),
                     capabilities: Capabilities::default(),
+                    sources: fetching_nothing(&default.sources),
                     ..default.clone()
                 };
                 Some(Arc::new(self.policy(&stranger, secrets)?))
@@ -240,6 +261,17 @@ impl Config {
                 .collect::<Result<_, _>>()
                 .map_err(anyhow::Error::msg)?,
             sources: tenant.sources.clone(),
+            remotes: Arc::new(Remotes {
+                https_hosts: hosts("https_hosts", &tenant.https_hosts)?,
+                registries: hosts("registries", &tenant.registries)?,
+                stale: tenant.stale_modules,
+            }),
+            signed_by: tenant
+                .signed_by
+                .iter()
+                .map(|key| signature::signer(key))
+                .collect::<Result<_>>()
+                .context("failed to read `signed_by`")?,
             default_module: default_module.transpose().map_err(anyhow::Error::msg)?,
             reply_topics: tenant
                 .reply_topics
@@ -249,6 +281,18 @@ impl Config {
             grants: Arc::new(grants.context("failed to read `capabilities`")?),
         })
     }
+}
+
+fn fetching_nothing(sources: &[Source]) -> Vec<Source> {
+    let local = |source: &&Source| matches!(source, Source::Directory | Source::Published);
+    sources.iter().filter(local).copied().collect()
+}
+
+fn hosts(key: &str, hosts: &[String]) -> Result<Vec<HostPattern>> {
+    let read = hosts.iter().map(|text| HostPattern::parse(text));
+    read.collect::<Result<_, _>>()
+        .map_err(anyhow::Error::msg)
+        .with_context(|| format!("failed to read `{key}`"))
 }
 
 /// Refuses what no module could be compiled under, or what would overflow.

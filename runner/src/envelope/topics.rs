@@ -75,6 +75,11 @@ impl Topics {
         self.of(tenant, &format!("modules/{name}"))
     }
 
+    /// Where the signature of a tenant's module is retained; its chunks are beside it, by their digests.
+    pub fn module_signature(&self, tenant: &TenantId, name: &ModuleName) -> String {
+        self.of(tenant, &format!("modules/{name}/signature"))
+    }
+
     /// Where a tenant's given-up tasks are published.
     pub fn dead_letter(&self, tenant: &TenantId) -> String {
         self.of(tenant, "task_dead_letter")

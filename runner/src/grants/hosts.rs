@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 const MAX_HOST: usize = 253;
 
 /// Scheme, host and port of a request, in one spelling.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Target {
     /// Whether it is `https`.
     pub tls: bool,
@@ -36,6 +36,20 @@ impl Target {
     /// The address, when that is what the host is.
     pub fn address(&self) -> Option<IpAddr> {
         self.host.parse().ok()
+    }
+}
+
+/// Host and port, the latter unless it is the scheme's own.
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.host.contains(':') {
+            true => write!(f, "[{}]", self.host)?,
+            false => f.write_str(&self.host)?,
+        }
+        match self.has_default_port() {
+            true => Ok(()),
+            false => write!(f, ":{}", self.port),
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use rumqttc::tokio_native_tls::native_tls;
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{
@@ -13,6 +13,7 @@ use rumqttc::v5::mqttbytes::v5::{
 use rumqttc::v5::{AsyncClient, ConnectionError, EventLoop, MqttOptions, StateError};
 use rumqttc::{NetworkOptions, TlsConfiguration, Transport};
 
+use crate::dial;
 use crate::envelope::{Inbound, Message, Properties, Quality};
 use crate::mqtt::BrokerLimits;
 use crate::mqtt::settings::{Address, Settings, Tls};
@@ -147,21 +148,8 @@ fn tls(files: &Tls) -> Result<native_tls::TlsConnector> {
     builder.min_protocol_version(Some(native_tls::Protocol::Tlsv12));
     if let Some(ca) = &files.ca_file {
         builder.disable_built_in_roots(true);
-        let pem =
-            String::from_utf8(read(ca)?).with_context(|| format!("{} is not PEM", ca.display()))?;
-        let certificates: Vec<&str> = pem
-            .split_inclusive("-----END CERTIFICATE-----")
-            .filter(|c| c.contains("BEGIN CERTIFICATE"))
-            .collect();
-        ensure!(
-            !certificates.is_empty(),
-            "{} holds no certificate",
-            ca.display()
-        );
-        for certificate in certificates {
-            let certificate = native_tls::Certificate::from_pem(certificate.as_bytes())
-                .with_context(|| format!("{} holds no usable certificate", ca.display()))?;
-            builder.add_root_certificate(certificate);
+        for authority in dial::authorities(ca)? {
+            builder.add_root_certificate(authority);
         }
     }
     if let (Some(cert), Some(key)) = (&files.cert_file, &files.key_file) {

@@ -199,7 +199,8 @@ fn module_store(
 ) -> Result<(ModuleStore, Option<Publisher>)> {
     let compiler = config.modules.compiler.clone();
     let mut modules = ModuleStore::new(engine, compiler, config.modules.cached)
-        .with_artifacts(config.modules.cache_directory.as_deref())?;
+        .with_artifacts(config.modules.cache_directory.as_deref())?
+        .with_fetching(config.fetch.settings()?)?;
     if let Some(folder) = &config.modules.directory {
         modules = modules.with_directory(folder)?;
     }

@@ -1,15 +1,18 @@
 //! Modules in a folder: `NAME.wasm`, read when asked for, read again when the file changes.
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, Result, ensure};
-
+use bytes::Bytes;
 use tracing::warn;
 
 use crate::modules::Content;
+use crate::modules::source::MAX_SIGNATURE;
 use crate::task::outcome::{ErrorCode, TaskError};
 use crate::task::{Digest, ModuleName};
 
@@ -93,8 +96,27 @@ impl Directory {
         Ok(Some(content))
     }
 
+    /// What stands beside a module as `NAME.wasm.minisig`.
+    pub(super) fn signature(&self, name: &ModuleName) -> Result<Option<Bytes>, TaskError> {
+        let path = self.folder.join(format!("{name}.wasm.minisig"));
+        // Some hundred bytes: cheaper than handing it to a thread.
+        let read = File::open(&path).and_then(|file| {
+            let mut text = Vec::new();
+            file.take(MAX_SIGNATURE).read_to_end(&mut text)?;
+            Ok(text)
+        });
+        match read {
+            Ok(text) => Ok(Some(text.into())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(unreadable(&path, &error)),
+        }
+    }
+
     /// The module of that content, whatever its name.
-    pub(super) async fn find_digest(&self, digest: &Digest) -> Result<Option<Content>, TaskError> {
+    pub(super) async fn find_digest(
+        &self,
+        digest: &Digest,
+    ) -> Result<Option<(ModuleName, Content)>, TaskError> {
         let files =
             std::fs::read_dir(&self.folder).map_err(|error| unreadable(&self.folder, &error))?;
         let names = files.flatten().filter_map(|file| {
@@ -103,7 +125,9 @@ impl Directory {
         });
         for name in names.collect::<Vec<_>>() {
             match self.find(&name).await {
-                Ok(Some(content)) if content.digest == *digest => return Ok(Some(content)),
+                Ok(Some(content)) if content.digest == *digest => {
+                    return Ok(Some((name, content)));
+                }
                 Ok(_) => {}
                 // One file that cannot be read is no reason not to find another.
                 Err(error) => warn!(%name, %error, "module file left out"),

@@ -1,4 +1,4 @@
-//! Modules published on `modules/{name}`: fetched when first asked for, followed from then on.
+//! What is published on `modules/{name}` and below: fetched when first asked for, followed from then on.
 //!
 //! MQTT has no answer "there is no retained message": a name without one is known only by the silence after
 //! the SUBACK.
@@ -13,9 +13,7 @@ use tracing::{info, warn};
 use crate::envelope::topics::Topics;
 use crate::modules::Content;
 use crate::mqtt::{Deliveries, Publisher, State};
-use crate::task::ModuleName;
 use crate::task::outcome::{ErrorCode, TaskError};
-use crate::task::tenant::TenantId;
 
 /// Names followed at one time. Beyond it the name that was not asked for longest is dropped, so that a flood
 /// of made-up names costs neither memory nor the broker's subscriptions.
@@ -80,29 +78,41 @@ impl Retained {
         }
     }
 
-    pub(super) fn topic(&self, tenant: &TenantId, name: &ModuleName) -> String {
-        self.topics.module(tenant, name)
+    /// How long to wait for what may not be there.
+    pub(super) fn lookup(&self) -> Duration {
+        self.lookup
     }
 
-    /// The module that is published under that name, if one is.
-    pub(super) async fn find(
+    pub(super) fn topics(&self) -> &Topics {
+        &self.topics
+    }
+
+    /// What is published on a topic, if anything is.
+    pub(super) async fn find(&self, topic: &str) -> Result<Option<Content>, TaskError> {
+        self.find_within(topic, self.lookup).await
+    }
+
+    /// The same, with another silence after which nothing is known to be there.
+    pub(super) async fn find_within(
         &self,
-        tenant: &TenantId,
-        name: &ModuleName,
+        topic: &str,
+        lookup: Duration,
     ) -> Result<Option<Content>, TaskError> {
-        let topic = self.topic(tenant, name);
         let (mut known, dropped, new) = {
             let mut followed = lock(&self.followed);
             let generation = followed.generation;
-            let new = !followed.names.contains_key(&topic);
+            let new = !followed.names.contains_key(topic);
             let dropped = (new && followed.names.len() >= MAX_FOLLOWED)
                 .then(|| followed.drop_oldest())
                 .flatten();
-            let name = followed.names.entry(topic.clone()).or_insert_with(|| Name {
-                content: watch::Sender::new(Known::Waiting),
-                asked: Instant::now(),
-                generation,
-            });
+            let name = followed
+                .names
+                .entry(topic.to_owned())
+                .or_insert_with(|| Name {
+                    content: watch::Sender::new(Known::Waiting),
+                    asked: Instant::now(),
+                    generation,
+                });
             name.asked = Instant::now();
             (name.content.subscribe(), dropped, new)
         };
@@ -110,10 +120,10 @@ impl Retained {
             self.publisher.unsubscribe(&topic);
         }
         if new {
-            self.follow(&topic).await?;
+            self.follow(topic, lookup, known.clone()).await?;
         }
         // Not the first to ask: the first settles it.
-        let patience = SUBACK + self.lookup;
+        let patience = SUBACK + lookup;
         let settled = tokio::time::timeout(
             patience,
             known.wait_for(|known| !matches!(known, Known::Waiting)),
@@ -122,11 +132,23 @@ impl Retained {
         match settled.as_ref().map(|known| known.as_deref()) {
             Ok(Ok(Known::Present(content))) => Ok(Some(content.clone())),
             Ok(Ok(_)) => Ok(None),
-            _ => Err(unavailable(&topic, "no answer from the broker")),
+            _ => Err(unavailable(topic, "no answer from the broker")),
         }
     }
 
-    async fn follow(&self, topic: &str) -> Result<(), TaskError> {
+    /// Follows a topic no more: it is not asked for again.
+    pub(super) fn forget(&self, topic: &str) {
+        if lock(&self.followed).names.remove(topic).is_some() {
+            self.publisher.unsubscribe(topic);
+        }
+    }
+
+    async fn follow(
+        &self,
+        topic: &str,
+        lookup: Duration,
+        asked: watch::Receiver<Known>,
+    ) -> Result<(), TaskError> {
         let subscribed = tokio::time::timeout(SUBACK, self.publisher.subscribe(topic)).await;
         let refused = match subscribed {
             Ok(Ok(())) => None,
@@ -139,10 +161,13 @@ impl Retained {
             self.publisher.unsubscribe(topic);
             return Err(unavailable(topic, &why));
         }
-        let (followed, topic, lookup) = (self.followed.clone(), topic.to_owned(), self.lookup);
+        let (followed, topic) = (self.followed.clone(), topic.to_owned());
         tokio::spawn(async move {
             tokio::time::sleep(lookup).await;
-            if let Some(name) = lock(&followed).names.get(&topic) {
+            if let Some(name) = lock(&followed).names.get(&topic)
+                // Not one that was forgotten and asked for again meanwhile.
+                && name.content.subscribe().same_channel(&asked)
+            {
                 name.content.send_if_modified(|known| {
                     let silent = matches!(known, Known::Waiting);
                     if silent {
