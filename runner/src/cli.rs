@@ -3,6 +3,7 @@
 mod acl;
 mod args;
 mod bench;
+mod cache;
 mod cancel;
 mod check;
 mod compile;
@@ -86,6 +87,7 @@ enum Command {
     Inspect(inspect::Inspect),
     Bench(bench::Bench),
     DeadLetter(dead_letter::DeadLetters),
+    Cache(cache::Cache),
     Check(check::Check),
     #[command(hide = true, name = jail::SUBCOMMAND)]
     Compile(compile::Compile),
@@ -117,6 +119,7 @@ pub fn main() -> ExitCode {
         Command::Inspect(command) => command.run(),
         Command::Bench(command) => command.run(),
         Command::DeadLetter(command) => command.run(),
+        Command::Cache(command) => command.run(),
         Command::Check(command) => command.run(),
         Command::Compile(command) => command.run(),
         Command::Doctor(command) => command.run(),

@@ -8,11 +8,8 @@ pub mod broker;
 pub mod cli;
 pub mod client;
 pub mod config;
-<<<<<<< HEAD
 pub mod contract;
-=======
 pub mod dial;
->>>>>>> sources
 pub mod doctor;
 pub mod envelope;
 pub mod fair;

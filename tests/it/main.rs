@@ -8,6 +8,7 @@ mod access_cases;
 mod access_served;
 mod batch;
 mod bombs;
+mod cache;
 mod capabilities;
 mod check;
 mod chunked;
@@ -34,6 +35,7 @@ mod ledger;
 mod lifecycle;
 mod modules;
 mod mosquitto;
+mod mutated;
 mod nothing_lost;
 mod packets;
 mod poison;
@@ -48,6 +50,7 @@ mod schema_of_outcomes;
 mod schema_of_tasks;
 mod schemas;
 mod serve;
+mod shapes;
 mod shown;
 mod signed;
 mod smith;
@@ -139,6 +142,10 @@ tests! {
         a_source_that_is_down, a_stalling_registry_delays_nobody;
     signed: in_each_source, nothing_unsigned_is_read, by_hand;
     chunked: twelve_megabytes_through_mosquitto, what_is_wrong_with_chunks;
+    shapes: a_command_of_wasip1, environment_and_exit_code, a_core_module_with_metadata, hostile_core_modules,
+        inspected_and_run;
+    cache: found_again_in_milliseconds, runners_share_a_compilation, bounded, listed_and_pruned, warmed_up;
+    mutated: mutated_files;
     capabilities: what_is_not_granted_is_refused_by_name,
         a_refusal_compiles_nothing_and_a_compiled_module_is_refused_too, secrets_are_the_guests_alone,
         keys_and_values_outlive_tasks_and_restarts, messages_go_below_the_tenants_prefix, clocks_and_chance,

@@ -9,12 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
 use crate::config::capabilities::{Capabilities, Secrets};
-<<<<<<< HEAD
 use crate::envelope::topics::Topics;
-=======
 use crate::grants::hosts::HostPattern;
 use crate::modules::signature;
->>>>>>> sources
 use crate::task::ModuleRef;
 use crate::task::limits::LimitValues;
 use crate::task::tenant::TenantId;
@@ -55,6 +52,8 @@ pub struct Tenant {
     pub over_quota: OverQuota,
     /// The modules that tasks may name; every one when empty.
     pub modules: Vec<String>,
+    /// Modules that are compiled before the runner is ready.
+    pub warm_up: Vec<String>,
     /// `directory`, `published`, `https`, `oci`.
     pub sources: Vec<Source>,
     /// `HOST[:PORT]` or `*.DOMAIN[:PORT]`: web servers of modules that are not pinned by their digest.
@@ -88,6 +87,7 @@ impl Default for Tenant {
             budget_window_s: 60,
             over_quota: OverQuota::Wait,
             modules: Vec::new(),
+            warm_up: Vec::new(),
             sources: vec![Source::Directory, Source::Published],
             https_hosts: Vec::new(),
             registries: Vec::new(),
