@@ -3,6 +3,7 @@
 mod acl;
 mod args;
 mod bench;
+mod build;
 mod cancel;
 mod check;
 mod compile;
@@ -10,6 +11,7 @@ mod dead_letter;
 mod demo;
 mod doctor;
 mod inspect;
+mod new;
 mod outcome;
 mod passwd;
 mod push;
@@ -73,6 +75,8 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Demo(demo::Demo),
+    New(new::New),
+    Build(build::Build),
     Serve(Box<serve::Serve>),
     Submit(Box<submit::Submit>),
     Cancel(cancel::Cancel),
@@ -101,6 +105,8 @@ pub fn main() -> ExitCode {
     });
     let done = match cli.command {
         Command::Demo(command) => command.run(),
+        Command::New(command) => command.run(),
+        Command::Build(command) => command.run(),
         Command::Serve(command) => command.run(),
         Command::Submit(command) => command.run(),
         Command::Cancel(command) => command.run(),

@@ -77,17 +77,19 @@ impl Inspect {
                 }
             );
             match &verdict {
-                None => match structure.admit(&Grants::default()) {
-                    Ok(()) => println!("verdict  runs without any grant"),
-                    Err(_) => println!(
-                        "verdict  needs the capabilities {}",
-                        needed(&structure).join(", ")
-                    ),
-                },
+                None => println!("verdict  {}", grants(&structure)),
                 Some(error) => println!("verdict  {error}"),
             }
         }
         Ok(if verdict.is_none() { OK } else { FAILED })
+    }
+}
+
+/// What a tenant must have been granted to run a module that some tenant could run.
+pub(super) fn grants(structure: &Structure) -> String {
+    match structure.admit(&Grants::default()) {
+        Ok(()) => "runs without any grant".to_owned(),
+        Err(_) => format!("needs the capabilities {}", needed(structure).join(", ")),
     }
 }
 
