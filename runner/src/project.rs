@@ -11,7 +11,6 @@ pub mod sample;
 pub mod watch;
 
 mod c;
-mod component;
 mod create;
 mod rust;
 mod wat;

@@ -93,7 +93,7 @@ pub(crate) async fn help() {
     let shell = Shell::new();
     for command in [
         "", "demo", "serve", "submit", "cancel", "outcome", "push", "run", "inspect", "bench",
-        "check", "acl", "passwd", "doctor",
+        "check", "acl", "passwd", "doctor", "cache",
     ] {
         let arguments: Vec<&str> = [command, "--help"]
             .into_iter()

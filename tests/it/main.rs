@@ -8,6 +8,7 @@ mod access_cases;
 mod access_served;
 mod batch;
 mod bombs;
+mod cache;
 mod capabilities;
 mod check;
 mod cli;
@@ -30,6 +31,7 @@ mod ledger;
 mod lifecycle;
 mod modules;
 mod mosquitto;
+mod mutated;
 mod nothing_lost;
 mod packets;
 mod poison;
@@ -41,6 +43,7 @@ mod rejections;
 mod restart;
 mod rig;
 mod serve;
+mod shapes;
 mod shown;
 mod smith;
 mod ssrf;
@@ -124,6 +127,10 @@ tests! {
     modules: from_a_folder, a_published_module_does_not_shadow_the_folder, from_the_retained_topic, never_published,
         pinned_by_digest, by_digest_from_a_folder, what_is_no_module, a_cold_module_is_compiled_once, the_cache_folder,
         an_open_cache_folder_is_refused, a_missing_module_folder_is_refused;
+    shapes: a_command_of_wasip1, environment_and_exit_code, a_core_module_with_metadata, hostile_core_modules,
+        inspected_and_run;
+    cache: found_again_in_milliseconds, runners_share_a_compilation, bounded, listed_and_pruned, warmed_up;
+    mutated: mutated_files;
     capabilities: what_is_not_granted_is_refused_by_name,
         a_refusal_compiles_nothing_and_a_compiled_module_is_refused_too, secrets_are_the_guests_alone,
         keys_and_values_outlive_tasks_and_restarts, messages_go_below_the_tenants_prefix, clocks_and_chance,

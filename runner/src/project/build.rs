@@ -6,10 +6,9 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::modules::Content;
 use crate::modules::structure::{self, Shape, Structure};
+use crate::modules::{Content, shape};
 use crate::project::Project;
-use crate::project::component;
 use crate::project::language::Tool;
 use crate::project::manifest::World;
 use crate::project::watch::Files;
@@ -17,6 +16,8 @@ use crate::task::ModuleName;
 
 /// The folder of what is built, in a project.
 pub const FOLDER: &str = "build";
+
+const NO_TASK: &str = "what was built is no task";
 
 /// A project's module.
 #[derive(Debug)]
@@ -46,8 +47,8 @@ pub fn build(project: &Project) -> Result<Built> {
     fs::create_dir_all(&folder).with_context(|| format!("failed to make {}", folder.display()))?;
     let bytes = (project.language.build)(&workshop)?;
     let world = project.manifest.world;
-    let content = Content::new(component::component(bytes, world)?);
-    let structure = check(&content, world).context("what was built is no task")?;
+    let content = Content::new(component(bytes, world).context(NO_TASK)?);
+    let structure = check(&content, world).context(NO_TASK)?;
     let file = project.module();
     write(&file, &content.bytes)?;
     Ok(Built {
@@ -79,6 +80,20 @@ pub fn current(project: &Project) -> Result<PathBuf> {
         build(project)?;
     }
     Ok(file)
+}
+
+/// A component as it is; a core module as a component, of the manifest's world if it does not say which it fits.
+fn component(bytes: Vec<u8>, world: World) -> Result<Vec<u8>> {
+    let is = structure::read(&bytes).map_err(anyhow::Error::msg)?.shape;
+    let bytes = match world {
+        World::Task if is == Shape::OtherModule => shape::embed(&bytes, "task")?,
+        World::PublishingTask if is == Shape::OtherModule => {
+            shape::embed(&bytes, "publishing-task")?
+        }
+        _ => bytes,
+    };
+    let component = shape::component(&bytes).map_err(anyhow::Error::msg)?;
+    Ok(component.into_owned())
 }
 
 /// What a runner would refuse for every tenant, and what is not what the manifest says.
