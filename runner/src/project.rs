@@ -7,8 +7,12 @@ pub mod build;
 pub mod language;
 pub mod manifest;
 
+mod assemblyscript;
 mod component;
 mod create;
+mod go;
+mod javascript;
+mod python;
 mod wat;
 
 use std::path::{Path, PathBuf};

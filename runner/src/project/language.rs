@@ -5,11 +5,18 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use crate::project::build::Workshop;
-use crate::project::wat;
+use crate::project::{assemblyscript, go, javascript, python, wat};
 use crate::suggest;
 
 /// Every language, in the order in which they are listed.
-pub const ALL: &[&Language] = &[&wat::LANGUAGE];
+pub const ALL: &[&Language] = &[
+    &assemblyscript::LANGUAGE,
+    &javascript::TYPESCRIPT,
+    &javascript::JAVASCRIPT,
+    &python::LANGUAGE,
+    &go::LANGUAGE,
+    &wat::LANGUAGE,
+];
 
 /// A language that tasks are written in.
 #[derive(Debug)]
