@@ -4,16 +4,22 @@
 //! beside this one and a line in [`language::ALL`]. It must not know brokers.
 
 pub mod build;
+pub mod difference;
 pub mod language;
 pub mod manifest;
+pub mod sample;
+pub mod watch;
 
 mod assemblyscript;
+mod c;
 mod component;
 mod create;
 mod go;
 mod javascript;
 mod python;
+mod rust;
 mod wat;
+mod zig;
 
 use std::path::{Path, PathBuf};
 

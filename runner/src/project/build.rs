@@ -13,6 +13,7 @@ use crate::project::component;
 use crate::project::create::WIT;
 use crate::project::language::Tool;
 use crate::project::manifest::World;
+use crate::project::watch::Files;
 use crate::task::ModuleName;
 
 /// The folder of what is built, in a project.
@@ -55,6 +56,30 @@ pub fn build(project: &Project) -> Result<Built> {
         content,
         structure,
     })
+}
+
+/// The module's file; built before, if a file that it may be made from is younger. Samples and Markdown are not.
+///
+/// # Errors
+///
+/// As those of [`build`].
+pub fn current(project: &Project) -> Result<PathBuf> {
+    let file = project.module();
+    let samples = project.manifest.samples.iter();
+    let of_samples: Vec<PathBuf> = samples
+        .flat_map(|sample| [Some(&sample.input), sample.output.as_ref()])
+        .flatten()
+        .map(|path| project.folder.join(path))
+        .collect();
+    let counts = |path: &Path| {
+        path.extension().is_none_or(|it| it != "md") && !of_samples.iter().any(|it| it == path)
+    };
+    let youngest = Files::of(project).youngest(counts);
+    let built = fs::metadata(&file).and_then(|meta| meta.modified()).ok();
+    if built.is_none() || built < youngest {
+        build(project)?;
+    }
+    Ok(file)
 }
 
 /// What a runner would refuse for every tenant, and what is not what the manifest says.

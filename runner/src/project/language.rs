@@ -5,11 +5,14 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use crate::project::build::Workshop;
-use crate::project::{assemblyscript, go, javascript, python, wat};
+use crate::project::{assemblyscript, c, go, javascript, python, rust, wat, zig};
 use crate::suggest;
 
 /// Every language, in the order in which they are listed.
 pub const ALL: &[&Language] = &[
+    &rust::LANGUAGE,
+    &c::LANGUAGE,
+    &zig::LANGUAGE,
     &assemblyscript::LANGUAGE,
     &javascript::TYPESCRIPT,
     &javascript::JAVASCRIPT,
@@ -63,7 +66,7 @@ pub fn find(name: &str) -> Result<&'static Language, String> {
         return Ok(language);
     }
     let names: Vec<&str> = ALL.iter().map(|language| language.name).collect();
-    let hint = suggest::closest(name, names.iter().copied())
+    let hint = suggest::closest(name, &names)
         .map_or(String::new(), |name| format!("did you mean `{name}`? "));
     Err(format!(
         "no language `{name}`; {hint}there are {}",
