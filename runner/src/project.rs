@@ -10,8 +10,12 @@ pub mod manifest;
 pub mod sample;
 pub mod watch;
 
+mod assemblyscript;
 mod c;
 mod create;
+mod go;
+mod javascript;
+mod python;
 mod rust;
 mod wat;
 mod zig;

@@ -26,6 +26,7 @@ mod flow;
 mod garbage;
 mod hostile;
 mod lanes;
+mod languages;
 mod leave;
 mod ledger;
 mod lifecycle;
@@ -36,6 +37,7 @@ mod nothing_lost;
 mod packets;
 mod poison;
 mod pressure;
+mod project;
 mod proxy;
 mod raw_client;
 mod reconnect;
@@ -161,6 +163,11 @@ tests! {
         an_open_broker_is_refused;
     doctor: a_broker_that_is_well, a_pattern_acl_is_fatal, mosquitto_as_installed, a_denial_that_closes_the_connection,
         serve_warns_or_refuses;
+    project: rust, c, zig, assemblyscript, typescript, javascript, python, go, wat, nothing_is_overwritten,
+        what_is_missing_is_named, a_toolchains_error_is_shown_once, what_is_built_is_checked, run_and_test,
+        dev_shows_what_changed, the_templates_are_current;
+    languages: rust_and_wat, c, zig, assemblyscript, typescript, python, go, every_example_is_run,
+        toolchains_are_those_of_the_examples;
     serve: serve_push_and_submit, push_checks, no_outcome_in_time, last_will,
         gives_up_privileges;
 }
@@ -190,11 +197,21 @@ fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|panic| eprintln!("{panic}")));
     let mut tests = tests();
     // In CI they run all the same, and fail.
-    let left_out = if stock::installed() || std::env::var_os("CI").is_some() {
-        0
-    } else {
-        leave_out(&mut tests)
-    };
+    let in_ci = std::env::var_os("CI").is_some();
+    let mut left_out = 0;
+    if !in_ci && !stock::installed() {
+        left_out = leave_out(&mut tests, |name| {
+            NEED_MOSQUITTO.contains(&name.split("::").next().unwrap_or_default())
+        });
+    }
+    let mut languages = languages::left_out();
+    languages.extend(project::left_out());
+    if in_ci {
+        languages.clear();
+    }
+    leave_out(&mut tests, |name| {
+        languages.iter().any(|(test, _)| test == name)
+    });
     let conclusion = libtest_mimic::run(&arguments, tests);
     if left_out > 0 && !arguments.list {
         println!(
@@ -202,19 +219,29 @@ fn main() -> ExitCode {
              To run them: apt-get install mosquitto mosquitto-clients"
         );
     }
+    if !languages.is_empty() && !arguments.list {
+        let names: Vec<&str> = languages.iter().map(|(_, language)| *language).collect();
+        println!(
+            "left out: the examples in {}, whose toolchains are not installed here.\nTo run them: {}",
+            names.join(", "),
+            languages::INSTALL
+        );
+    }
     conclusion.exit_code()
 }
 
-/// Marks the tests that need mosquitto as ignored; how many they are.
-fn leave_out(tests: &mut Vec<Trial>) -> usize {
+/// Marks tests as ignored, by their names; how many they are.
+fn leave_out(tests: &mut Vec<Trial>, needs: impl Fn(&str) -> bool) -> usize {
     let mut count = 0;
     *tests = tests
         .drain(..)
         .map(|test| {
-            let module = test.name().split("::").next().unwrap_or_default();
-            let needs = NEED_MOSQUITTO.contains(&module);
-            count += usize::from(needs);
-            test.with_ignored_flag(needs)
+            let left_out = needs(test.name());
+            count += usize::from(left_out);
+            match left_out {
+                true => test.with_ignored_flag(true),
+                false => test,
+            }
         })
         .collect();
     count

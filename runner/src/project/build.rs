@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::modules::structure::{self, Shape, Structure};
 use crate::modules::{Content, shape};
 use crate::project::Project;
+use crate::project::create::WIT;
 use crate::project::language::Tool;
 use crate::project::manifest::World;
 use crate::project::watch::Files;
@@ -148,6 +149,33 @@ impl Workshop<'_> {
     /// A file in the `build` folder, for what lies between sources and module.
     pub fn made(&self, name: &str) -> PathBuf {
         self.folder().join(FOLDER).join(name)
+    }
+
+    /// The world for a typed component, by its name.
+    ///
+    /// # Errors
+    ///
+    /// When the manifest asks for a command.
+    pub fn typed_world(&self) -> Result<&'static str> {
+        match self.world() {
+            World::Task => Ok("task"),
+            World::PublishingTask => Ok("publishing-task"),
+            World::Command => bail!(
+                "{} builds typed components only: write `world = \"task\"` in task.toml",
+                self.project.language.name
+            ),
+        }
+    }
+
+    /// A folder with the world, for tools that read it: it is that of this wasmqtt.
+    pub fn wit(&self) -> Result<PathBuf> {
+        let folder = self.made("wit");
+        let in_folder = || format!("failed to write {}", folder.display());
+        fs::create_dir_all(&folder).with_context(in_folder)?;
+        for (path, text) in WIT {
+            fs::write(self.made(path), text).with_context(in_folder)?;
+        }
+        Ok(folder)
     }
 
     /// The files below a folder of the project whose names end so, such as `.c`, in the order of their paths.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use crate::project::build::Workshop;
-use crate::project::{c, rust, wat, zig};
+use crate::project::{assemblyscript, c, go, javascript, python, rust, wat, zig};
 use crate::suggest;
 
 /// Every language, in the order in which they are listed.
@@ -13,6 +13,11 @@ pub const ALL: &[&Language] = &[
     &rust::LANGUAGE,
     &c::LANGUAGE,
     &zig::LANGUAGE,
+    &assemblyscript::LANGUAGE,
+    &javascript::TYPESCRIPT,
+    &javascript::JAVASCRIPT,
+    &python::LANGUAGE,
+    &go::LANGUAGE,
     &wat::LANGUAGE,
 ];
 
