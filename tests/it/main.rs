@@ -220,9 +220,11 @@ fn main() -> ExitCode {
         );
     }
     if !languages.is_empty() && !arguments.list {
-        let names: Vec<&str> = languages.iter().map(|(_, language)| *language).collect();
+        let mut names: Vec<&str> = languages.iter().map(|(_, language)| *language).collect();
+        names.sort_unstable();
+        names.dedup();
         println!(
-            "left out: the examples in {}, whose toolchains are not installed here.\nTo run them: {}",
+            "left out: the examples and templates in {}, whose toolchains are not installed here.\nTo run them: {}",
             names.join(", "),
             languages::INSTALL
         );

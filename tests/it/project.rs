@@ -100,13 +100,14 @@ async fn to_end(mut command: Command) -> Ended {
 
 pub(crate) async fn nothing_is_overwritten() {
     let shell = Shell::new();
-    shell
-        .call(&["new", "mine", "--lang", "wat"])
-        .await
-        .code(0);
+    shell.call(&["new", "mine", "--lang", "wat"]).await.code(0);
     shell.write("mine/src/task.wat", b"of mine");
     let again = shell.call(&["new", "mine", "--lang", "zig"]).await.code(1);
-    assert!(again.stderr.contains("mine is not empty"), "{}", again.stderr);
+    assert!(
+        again.stderr.contains("mine is not empty"),
+        "{}",
+        again.stderr
+    );
     assert_eq!(again.text(), "");
     let kept = fs::read(shell.path().join("mine/src/task.wat"));
     assert_eq!(kept.expect("a file"), b"of mine");
@@ -119,12 +120,18 @@ pub(crate) async fn nothing_is_overwritten() {
         &["new", "other"],
     ] {
         let refused = shell.call(arguments).await.code(2);
-        said.push(format!("$ wasmqtt {}\n{}", arguments.join(" "), refused.stderr));
+        said.push(format!(
+            "$ wasmqtt {}\n{}",
+            arguments.join(" "),
+            refused.stderr
+        ));
     }
     for command in ["build", "test", "run", "dev"] {
         let refused = shell.call(&[command]).await.code(1);
         let folder = shell.path().canonicalize().expect("a folder");
-        let text = refused.stderr.replace(&*folder.to_string_lossy(), "[folder]");
+        let text = refused
+            .stderr
+            .replace(&*folder.to_string_lossy(), "[folder]");
         said.push(format!("$ wasmqtt {command}\n{text}"));
     }
     shown::exactly("project_refused", &said.join("\n"));
@@ -212,9 +219,7 @@ pub(crate) async fn what_is_built_is_checked() {
             "# {about}: exit code {:?}\n{}{}",
             built.code,
             built.text(),
-            built
-                .stderr
-                .replace(&*folder.to_string_lossy(), "[folder]")
+            built.stderr.replace(&*folder.to_string_lossy(), "[folder]")
         ));
     }
     shown::same("project_checked", &said.join("\n"));
@@ -286,7 +291,10 @@ pub(crate) async fn dev_shows_what_changed() {
     change(&folder, "i32.const 97", "i32.const 107");
     let second = dev.round().await;
     assert!(second.contains("changed: src/task.wat\n"), "{second}");
-    assert!(second.contains("\n-HELLO, WORLD\n+heLLO, WORLd\n"), "{second}");
+    assert!(
+        second.contains("\n-HELLO, WORLD\n+heLLO, WORLd\n"),
+        "{second}"
+    );
     assert!(second.contains("not as expected: "), "{second}");
 
     // A sample alone: nothing is built, the rest is the same.
