@@ -249,7 +249,7 @@ pub(crate) async fn run_and_test() {
     let tested = to_end(within(&["test"])).await.code(0);
     assert!(tested.text().ends_with("1 of 1 samples as expected\n"));
     // A source that is younger, and an output that is another.
-    change(&folder, "i32.const 97", "i32.const 98");
+    change(&folder, "i32.const 97", "i32.const 107");
     let failed = to_end(within(&["test"])).await.code(3);
     let text = failed.text();
     assert!(text.starts_with("FAILED sample/input.txt"), "{text}");
@@ -257,7 +257,7 @@ pub(crate) async fn run_and_test() {
     assert!(text.ends_with("0 of 1 samples as expected\n"), "{text}");
 
     // Limits of the manifest, and an error that is expected.
-    change(&folder, "i32.const 98", "i32.const 97");
+    change(&folder, "i32.const 107", "i32.const 97");
     let manifest = fs::read_to_string(folder.join("task.toml")).expect("text");
     let expects = manifest.replace(
         "output = \"sample/output.txt\"",

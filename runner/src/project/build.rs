@@ -85,13 +85,22 @@ pub fn current(project: &Project) -> Result<PathBuf> {
 
 /// A component as it is; a core module as a component, of the manifest's world if it does not say which it fits.
 fn component(bytes: Vec<u8>, world: World) -> Result<Vec<u8>> {
-    let is = structure::read(&bytes).map_err(anyhow::Error::msg)?.shape;
-    let bytes = match world {
-        World::Task if is == Shape::OtherModule => shape::embed(&bytes, "task")?,
-        World::PublishingTask if is == Shape::OtherModule => {
-            shape::embed(&bytes, "publishing-task")?
-        }
-        _ => bytes,
+    let structure = structure::read(&bytes).map_err(anyhow::Error::msg)?;
+    let (name, export) = match world {
+        World::Task => ("task", "run"),
+        World::PublishingTask => ("publishing-task", "run"),
+        World::Command => ("command", "_start"),
+    };
+    let bytes = if structure.shape != Shape::OtherModule {
+        bytes
+    } else if structure.exports.iter().any(|it| it == export) {
+        shape::embed(&bytes, name)?
+    } else {
+        let exports = match &structure.exports[..] {
+            [] => "nothing".to_owned(),
+            exports => exports.join(", "),
+        };
+        bail!("`world` in task.toml, `{name}`, asks for an export `{export}`; it exports {exports}");
     };
     let component = shape::component(&bytes).map_err(anyhow::Error::msg)?;
     Ok(component.into_owned())
