@@ -217,10 +217,7 @@ async fn project(trial: &str) {
         .expect("built in time")
         .expect("it runs");
     let said = String::from_utf8_lossy(&built.stderr);
-    assert!(
-        built.status.success(),
-        "{said}\nfor all of them: {INSTALL}"
-    );
+    assert!(built.status.success(), "{said}\nfor all of them: {INSTALL}");
 
     let project = Project::open(folder.path()).expect("a project");
     let module = Bytes::from(fs::read(project.module()).expect("a module"));
@@ -312,7 +309,8 @@ fn copy(from: &Path, to: &Path) {
         let to = to.join(name);
         if path.is_file() {
             fs::copy(&path, &to).expect("a copy");
-        } else if !["build", "node_modules", ".venv", "__pycache__"].contains(&&*name.to_string_lossy())
+        } else if !["build", "node_modules", ".venv", "__pycache__"]
+            .contains(&&*name.to_string_lossy())
         {
             fs::create_dir(&to).expect("a folder");
             copy(&path, &to);

@@ -40,7 +40,9 @@ fn build(workshop: &Workshop<'_>) -> Result<Vec<u8>> {
     // As a reactor (`-buildmode=c-shared`) its runtime does not survive the adapter: after some thousand calls memory
     // is corrupt.
     if workshop.world() != World::Command {
-        bail!("Go builds commands, which read standard input: write `world = \"command\"` in task.toml");
+        bail!(
+            "Go builds commands, which read standard input: write `world = \"command\"` in task.toml"
+        );
     }
     let core = workshop.made("task.core.wasm");
     let mut go = workshop.command(&GO)?;

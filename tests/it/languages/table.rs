@@ -8,8 +8,7 @@ use crate::languages::Again;
 
 const BEGIN: &str = "<!-- languages -->";
 const END: &str = "<!-- /languages -->";
-const HEAD: &str =
-    "| example | language | toolchain | module, KB | fuel | peak memory, KiB | compiling, CPU-s |\n\
+const HEAD: &str = "| example | language | toolchain | module, KB | fuel | peak memory, KiB | compiling, CPU-s |\n\
      | --- | --- | --- | ---: | ---: | ---: | ---: |\n";
 
 /// The order of the rows.
@@ -106,11 +105,14 @@ impl Row {
 
     fn compare(&self, again: Again) {
         let (_, table, _) = read();
-        let row = line(&table, &self.name).unwrap_or_else(|| {
-            panic!("{}: no row in the README; measure it anew", self.name)
-        });
+        let row = line(&table, &self.name)
+            .unwrap_or_else(|| panic!("{}: no row in the README; measure it anew", self.name));
         let cells: Vec<&str> = row.split('|').map(str::trim).collect();
-        let number = |at: usize| cells.get(at).and_then(|cell| cell.replace(',', "").parse().ok());
+        let number = |at: usize| {
+            cells
+                .get(at)
+                .and_then(|cell| cell.replace(',', "").parse().ok())
+        };
         let same = |found: u64, at: usize, again: Again| {
             let Some(written): Option<u64> = number(at) else {
                 return false;
