@@ -3,15 +3,19 @@
 mod acl;
 mod args;
 mod bench;
+mod build;
 mod cache;
 mod cancel;
 mod check;
 mod compile;
 mod dead_letter;
 mod demo;
+mod dev;
 mod doctor;
+mod here;
 mod inspect;
 mod keygen;
+mod new;
 mod outcome;
 mod passwd;
 mod push;
@@ -21,6 +25,8 @@ mod run;
 mod schema;
 mod serve;
 mod submit;
+mod test;
+mod together;
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
@@ -37,7 +43,8 @@ pub const OK: u8 = 0;
 pub const FAILED: u8 = 1;
 /// The arguments are wrong.
 pub const USAGE: u8 = 2;
-/// The task ended otherwise than `succeeded`; for `cancel`: otherwise than `canceled`.
+/// The task ended otherwise than `succeeded`; for `cancel`: otherwise than `canceled`; for `test`: otherwise than the
+/// sample says.
 pub const TASK_FAILED: u8 = 3;
 /// No outcome came in time, or the waiting was interrupted.
 pub const NO_OUTCOME: u8 = 4;
@@ -52,7 +59,8 @@ Exit codes:
   0  it worked; for `run`, `submit` and `outcome`: the task succeeded; for `cancel`: it was canceled
   1  it failed: the message on stderr says why
   2  the arguments are wrong
-  3  `run`, `submit`, `outcome`: the task ended otherwise than succeeded; `cancel`: than canceled
+  3  `run`, `submit`, `outcome`: the task ended otherwise than succeeded; `cancel`: than canceled;
+     `test`: than a sample says
   4  `submit`, `outcome`, `cancel`: no outcome came in time; `submit`: or it was interrupted
   `doctor`: 0 nothing to worry about, 1 nothing could be tried, 3 warnings, 4 something fatal
 
@@ -76,6 +84,10 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Demo(demo::Demo),
+    New(new::New),
+    Build(build::Build),
+    Test(test::Test),
+    Dev(dev::Dev),
     Serve(Box<serve::Serve>),
     Submit(Box<submit::Submit>),
     Cancel(cancel::Cancel),
@@ -108,6 +120,10 @@ pub fn main() -> ExitCode {
     });
     let done = match cli.command {
         Command::Demo(command) => command.run(),
+        Command::New(command) => command.run(),
+        Command::Build(command) => command.run(),
+        Command::Test(command) => command.run(),
+        Command::Dev(command) => command.run(),
         Command::Serve(command) => command.run(),
         Command::Submit(command) => command.run(),
         Command::Cancel(command) => command.run(),

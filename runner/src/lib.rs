@@ -19,6 +19,7 @@ pub mod journal;
 pub mod keyvalue;
 pub mod modules;
 pub mod mqtt;
+pub mod project;
 pub mod quota;
 pub mod recurring;
 pub mod runner;

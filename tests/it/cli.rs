@@ -92,8 +92,9 @@ pub(crate) async fn to_end(mut child: Child, stdin: &[u8]) -> Ended {
 pub(crate) async fn help() {
     let shell = Shell::new();
     for command in [
-        "", "demo", "serve", "submit", "cancel", "outcome", "push", "keygen", "sign", "run",
-        "inspect", "bench", "check", "acl", "passwd", "doctor", "schema", "cache",
+        "", "new", "build", "test", "dev", "demo", "serve", "submit", "cancel", "outcome", "push",
+        "keygen", "sign", "run", "inspect", "bench", "check", "acl", "passwd", "doctor", "schema",
+        "cache",
     ] {
         let arguments: Vec<&str> = [command, "--help"]
             .into_iter()

@@ -30,6 +30,7 @@ mod flow;
 mod garbage;
 mod hostile;
 mod lanes;
+mod languages;
 mod leave;
 mod ledger;
 mod lifecycle;
@@ -40,6 +41,7 @@ mod nothing_lost;
 mod packets;
 mod poison;
 mod pressure;
+mod project;
 mod proxy;
 mod raw_client;
 mod reconnect;
@@ -182,6 +184,11 @@ tests! {
         an_open_broker_is_refused;
     doctor: a_broker_that_is_well, a_pattern_acl_is_fatal, mosquitto_as_installed, a_denial_that_closes_the_connection,
         serve_warns_or_refuses;
+    project: rust, c, zig, assemblyscript, typescript, javascript, python, go, wat, nothing_is_overwritten,
+        what_is_missing_is_named, a_toolchains_error_is_shown_once, what_is_built_is_checked, run_and_test,
+        dev_shows_what_changed, the_templates_are_current;
+    languages: rust_and_wat, c, zig, assemblyscript, typescript, python, go, every_example_is_run,
+        toolchains_are_those_of_the_examples;
     serve: serve_push_and_submit, push_checks, no_outcome_in_time, last_will,
         gives_up_privileges;
 }
@@ -229,22 +236,36 @@ fn main() -> ExitCode {
 }
 
 /// Marks the tests that need what is not installed as ignored; what that is, how to get it, and how many they are.
-fn leave_out(tests: &mut Vec<Trial>) -> BTreeMap<(&'static str, &'static str), usize> {
+fn leave_out(tests: &mut Vec<Trial>) -> BTreeMap<(String, &'static str), usize> {
     let mut left_out = BTreeMap::new();
     let no_mosquitto = (!stock::installed()).then_some((
         "Debian's mosquitto",
         "apt-get install mosquitto mosquitto-clients",
     ));
+    let mut languages = languages::left_out();
+    languages.extend(project::left_out());
+    let toolchain = |name: &str| {
+        let (_, language) = languages.iter().find(|(test, _)| test == name)?;
+        Some((format!("a toolchain of {language}"), languages::INSTALL))
+    };
     *tests = tests
         .drain(..)
         .map(|test| {
             let module = test.name().split("::").next().unwrap_or_default();
             let mosquitto = no_mosquitto.filter(|_| NEED_MOSQUITTO.contains(&module));
-            let lacks = mosquitto.or_else(|| clients::lacking(test.name()));
+            let lacks = mosquitto
+                .or_else(|| clients::lacking(test.name()))
+                .map(|(what, how)| (what.to_owned(), how))
+                .or_else(|| toolchain(test.name()));
+            let ignored = lacks.is_some();
             if let Some(lack) = lacks {
                 *left_out.entry(lack).or_default() += 1;
             }
-            test.with_ignored_flag(lacks.is_some())
+            // Not where nothing is lacking: one may be ignored for another reason.
+            match ignored {
+                true => test.with_ignored_flag(true),
+                false => test,
+            }
         })
         .collect();
     left_out

@@ -193,10 +193,19 @@ impl Ear {
 
     /// The next message that fits, heard already or to come.
     pub(crate) async fn hear(&mut self, fits: impl Fn(&Inbound) -> bool) -> Inbound {
+        self.hear_within(PATIENCE, fits).await
+    }
+
+    /// The same, for what may take longer.
+    pub(crate) async fn hear_within(
+        &mut self,
+        patience: Duration,
+        fits: impl Fn(&Inbound) -> bool,
+    ) -> Inbound {
         if let Some(at) = self.heard.iter().position(&fits) {
             return self.heard.remove(at);
         }
-        let heard = tokio::time::timeout(PATIENCE, async {
+        let heard = tokio::time::timeout(patience, async {
             loop {
                 let delivery = self.deliveries.recv().await.expect("connected");
                 if let Some(token) = delivery.token {

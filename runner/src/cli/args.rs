@@ -96,13 +96,8 @@ impl LimitArgs {
 #[derive(Debug, Args)]
 pub(super) struct InputArgs {
     /// The input: TEXT, @FILE, or - for standard input
-    #[arg(
-        long,
-        value_name = "TEXT|@FILE|-",
-        default_value = "",
-        hide_default_value = true
-    )]
-    input: String,
+    #[arg(long, value_name = "TEXT|@FILE|-")]
+    input: Option<String>,
     /// The media type of the input
     #[arg(long, value_name = "TYPE")]
     pub(super) content_type: Option<String>,
@@ -112,8 +107,14 @@ pub(super) struct InputArgs {
 }
 
 impl InputArgs {
+    /// Whether no input was named.
+    pub(super) fn is_left_out(&self) -> bool {
+        self.input.is_none()
+    }
+
     pub(super) fn read(&self) -> Result<Bytes> {
-        if self.input == "-" {
+        let input = self.input.as_deref().unwrap_or_default();
+        if input == "-" {
             let mut bytes = Vec::new();
             std::io::stdin()
                 .lock()
@@ -121,11 +122,11 @@ impl InputArgs {
                 .context("failed to read standard input")?;
             return Ok(bytes.into());
         }
-        match self.input.strip_prefix('@') {
+        match input.strip_prefix('@') {
             Some(path) => Ok(std::fs::read(path)
                 .with_context(|| format!("failed to read {path}"))?
                 .into()),
-            None => Ok(self.input.clone().into()),
+            None => Ok(input.to_owned().into()),
         }
     }
 }

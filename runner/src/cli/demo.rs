@@ -2,27 +2,21 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::Args;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use wasmqtt_examples::{Example, Expect};
 
-use crate::broker::{self, Broker};
 use crate::cli::report::{bytes, count};
+use crate::cli::together::Together;
 use crate::cli::{FAILED, OK, network_runtime};
-use crate::client::{Client, Update};
-use crate::config::Config;
-use crate::envelope::Message;
+use crate::client::Update;
 use crate::envelope::answer::Request;
-use crate::modules::jail::Compiler;
-use crate::runner::Runner;
-use crate::runner::start::base_settings;
 use crate::task::ModuleName;
 use crate::task::ModuleRef;
 use crate::task::outcome::{Outcome, Status};
-use crate::task::tenant::TenantId;
 
 /// How long one example may take. Compiling all of them with a slow machine's one core is the most of it.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -50,43 +44,17 @@ impl Demo {
 }
 
 async fn demo() -> Result<usize> {
-    let broker = Broker::start(broker::Settings::default())
-        .await
-        .context("failed to start the embedded broker")?;
-    let mut config = Config::default();
-    config.mqtt.url = broker.url();
-    config.mqtt.session_expiry_s = 0;
-    config.runner.name = "demo".to_owned();
-    config.modules.cache_directory = None;
-    config.modules.compiler = Compiler::jail();
-    config.journal.directory = None;
-    let runner = Runner::start(&config).await?;
-    let (stop, stopped) = oneshot::channel::<()>();
-    let running = tokio::spawn(runner.run(async move {
-        let _ = stopped.await;
-    }));
-    let client = Client::connect(
-        base_settings(&config, "demo-client")?,
-        config.topics()?,
-        TenantId::default(),
-    )
-    .await?;
+    let together = Together::start("demo").await?;
     println!(
         "broker at {}, {} modules, {} guests at one time\n",
-        broker.url(),
+        together.url(),
         wasmqtt_examples::ALL.len(),
-        config.runner.concurrency
+        together.concurrency
     );
 
     for example in wasmqtt_examples::ALL {
         let name = ModuleName::parse(example.name).map_err(anyhow::Error::msg)?;
-        let topic = client.topics().module(&TenantId::default(), &name);
-        client
-            .publish(Message {
-                retain: true,
-                ..Message::new(topic, example.wasm)
-            })
-            .await?;
+        together.push(&name, example.wasm).await?;
     }
     let table = Table::new();
     let mut tasks = JoinSet::new();
@@ -97,7 +65,7 @@ async fn demo() -> Result<usize> {
         );
         request.content_type = Some(example.content_type.to_owned());
         request.events = true;
-        let (_, updates) = client.submit(&request).await?;
+        let (_, updates) = together.client.submit(&request).await?;
         let row = table.row(example, &request);
         tasks.spawn(async move {
             let outcome = tokio::time::timeout(PATIENCE, watch(updates, &row))
@@ -113,10 +81,7 @@ async fn demo() -> Result<usize> {
         .into_iter()
         .filter(|expected| !expected)
         .count();
-    client.close().await;
-    let _ = stop.send(());
-    running.await??;
-    broker.stop().await;
+    together.end().await?;
     Ok(unexpected)
 }
 

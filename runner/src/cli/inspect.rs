@@ -94,13 +94,7 @@ impl Inspect {
                 }
             );
             match &verdict {
-                None => match structure.admit(&Grants::default()) {
-                    Ok(()) => println!("verdict  runs without any grant"),
-                    Err(_) => println!(
-                        "verdict  needs the capabilities {}",
-                        needed(&structure).join(", ")
-                    ),
-                },
+                None => println!("verdict  {}", grants(&structure)),
                 Some(error) => println!("verdict  {error}"),
             }
         }
@@ -122,6 +116,14 @@ impl Inspect {
         signature::verify(&signer, &content.bytes, &text)
             .with_context(|| format!("{} is not signed by {key}", self.file.display()))?;
         Ok(signer.as_str().to_owned())
+    }
+}
+
+/// What a tenant must have been granted to run a module that some tenant could run.
+pub(super) fn grants(structure: &Structure) -> String {
+    match structure.admit(&Grants::default()) {
+        Ok(()) => "runs without any grant".to_owned(),
+        Err(_) => format!("needs the capabilities {}", needed(structure).join(", ")),
     }
 }
 

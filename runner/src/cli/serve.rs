@@ -257,13 +257,13 @@ fn own_user(config: &mut Config) -> Result<broker::User> {
 }
 
 /// SIGTERM and SIGINT.
-struct Shutdown {
+pub(super) struct Shutdown {
     terminate: Signal,
     interrupt: Signal,
 }
 
 impl Shutdown {
-    fn listen() -> Result<Shutdown> {
+    pub(super) fn listen() -> Result<Shutdown> {
         let listen = |kind| signal(kind).context("failed to listen for signals");
         Ok(Shutdown {
             terminate: listen(SignalKind::terminate())?,
@@ -271,7 +271,7 @@ impl Shutdown {
         })
     }
 
-    async fn asked(&mut self) {
+    pub(super) async fn asked(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}

@@ -70,6 +70,17 @@ pub struct LimitValues {
 }
 
 impl RequestedLimits {
+    /// These, and for what they leave out those.
+    #[must_use]
+    pub fn or(self, those: RequestedLimits) -> RequestedLimits {
+        RequestedLimits {
+            fuel: self.fuel.or(those.fuel),
+            memory_bytes: self.memory_bytes.or(those.memory_bytes),
+            timeout_ms: self.timeout_ms.or(those.timeout_ms),
+            output_bytes: self.output_bytes.or(those.output_bytes),
+        }
+    }
+
     /// What is in force: the task's value where it has one, else the default. A value above its ceiling,
     /// or zero, is refused by name, never clipped.
     pub fn resolve(

@@ -1,0 +1,3 @@
+module example.com/go-invoice
+
+go 1.24

@@ -1,0 +1,97 @@
+//! Whether a project's files changed: by looking, which works on every file system.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use crate::project::{Project, build, manifest};
+
+/// More files than this are not looked at: a project has tens.
+const MOST_FILES: usize = 10_000;
+/// Written by toolchains wherever they like.
+const MADE: &[&str] = &["node_modules", "target", "__pycache__"];
+
+/// The files that somebody writes, and what tells whether they changed.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Files {
+    files: BTreeMap<PathBuf, Stamp>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Stamp {
+    inode: u64,
+    bytes: u64,
+    modified: Option<SystemTime>,
+}
+
+impl Files {
+    /// Those of a project as they are now: without what is built, hidden files and folders, and links.
+    #[must_use]
+    pub fn of(project: &Project) -> Files {
+        let made = project.language.made;
+        let mut files = BTreeMap::new();
+        let mut folders = vec![project.folder.clone()];
+        while let Some(folder) = folders.pop() {
+            // What cannot be read changes nothing.
+            let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
+            for entry in entries {
+                let (path, name) = (entry.path(), entry.file_name());
+                let name = name.to_string_lossy();
+                let top = folder == project.folder;
+                let is_made = top && (name == build::FOLDER || made.contains(&&*name));
+                if is_made || MADE.contains(&&*name) || name.starts_with('.') {
+                    continue;
+                }
+                let Ok(meta) = fs::symlink_metadata(&path) else {
+                    continue;
+                };
+                if meta.is_dir() {
+                    folders.push(path);
+                } else if meta.is_file() && files.len() < MOST_FILES {
+                    files.insert(path, Stamp::of(&meta));
+                }
+            }
+        }
+        Files { files }
+    }
+
+    /// Only the manifest of a folder, as it is now.
+    #[must_use]
+    pub fn manifest(folder: &Path) -> Files {
+        let path = folder.join(manifest::FILE);
+        let meta = fs::symlink_metadata(&path).ok();
+        let files = meta.map(|meta| (path, Stamp::of(&meta)));
+        Files {
+            files: files.into_iter().collect(),
+        }
+    }
+
+    /// The files that are not as they were, gone and new ones too.
+    #[must_use]
+    pub fn changed_since<'a>(&'a self, before: &'a Files) -> Vec<&'a Path> {
+        let new = self.files.iter();
+        let new = new.filter(|(path, stamp)| before.files.get(*path) != Some(stamp));
+        let gone = before.files.keys();
+        let gone = gone.filter(|path| !self.files.contains_key(*path));
+        let changed = new.map(|(path, _)| path).chain(gone);
+        changed.map(PathBuf::as_path).collect()
+    }
+
+    /// When the youngest of those that `counts` was written.
+    pub(super) fn youngest(&self, counts: impl Fn(&Path) -> bool) -> Option<SystemTime> {
+        let counted = self.files.iter().filter(|(path, _)| counts(path));
+        counted.filter_map(|(_, stamp)| stamp.modified).max()
+    }
+}
+
+impl Stamp {
+    fn of(meta: &fs::Metadata) -> Stamp {
+        Stamp {
+            inode: meta.ino(),
+            bytes: meta.len(),
+            modified: meta.modified().ok(),
+        }
+    }
+}
