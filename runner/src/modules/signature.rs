@@ -176,7 +176,7 @@ mod tests {
         assert!(!check(&theirs.signer, b"a module", &signature));
         assert!(!check(&ours.signer, b"a modulf", &signature));
         assert!(!check(&ours.signer, b"", &signature));
-        for at in 0..signature.len() {
+        for at in 0..signature.trim_end().len() {
             let mut changed = signature.clone().into_bytes();
             changed[at] ^= 1;
             let line = signature[..at].matches('\n').count();
