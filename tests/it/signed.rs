@@ -156,7 +156,7 @@ pub(crate) async fn nothing_unsigned_is_read() {
     shell.write("echo.wasm", ECHO);
     shell.write("other.wasm", OTHER);
     let url = server.url();
-    for (number, module) in ["echo.wasm", "other.wasm"].iter().enumerate() {
+    for (number, module) in ["echo.wasm", "other.wasm"].into_iter().enumerate() {
         let push = [
             "push", module, "--name", "job", "--sign", "ours.key", "--broker", &url,
         ];

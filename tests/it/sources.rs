@@ -216,23 +216,27 @@ pub(crate) async fn what_a_web_server_does_wrong() {
     for (name, code, says) in cases {
         assert_refused(&rig.ear.outcome(name).await, code, says);
     }
-    // What says nothing, at a name of its own: who asks that again is told at once.
     depot.put("/stalled", Answer::Stalled(whole(), 100));
-    depot.put("/silent", Answer::Silent);
     let outcome = ask(&mut rig, "stalled", &depot.https("/stalled")).await;
     let says = format!("said nothing for 2 s, after 100 of {}", ECHO.len());
     assert_refused(&outcome, "module_unavailable", &says);
-    let elsewhere = format!("https://localhost:{}", depot.port);
-    for (id, says) in [
-        ("silent", "said nothing for 2 s"),
-        ("again", "a moment ago: "),
-    ] {
-        let module = format!("{elsewhere}/{id}@{}", digest(ECHO));
-        depot.put(&format!("/{id}"), Answer::Silent);
-        let outcome = ask(&mut rig, id, &module).await;
-        assert_refused(&outcome, "module_unavailable", says);
+    // At a host of its own: two find out that it says nothing, and those behind them are told.
+    let mut said = Vec::new();
+    for number in 0..4 {
+        let path = format!("/silent-{number}");
+        depot.put(&path, Answer::Silent);
+        let module = format!("https://localhost:{}{path}@{}", depot.port, digest(ECHO));
+        let task = json!({"id": path[1..], "module": module});
+        rig.publish(Message::new("task_queue", task.to_string()))
+            .await;
     }
-    assert_eq!(depot.count("/again", 0), 0, "{:#?}", depot.asked());
+    for number in 0..4 {
+        let outcome = rig.ear.outcome(&format!("silent-{number}")).await;
+        assert_refused(&outcome, "module_unavailable", "said nothing for 2 s");
+        said.push(outcome["error"]["message"].to_string());
+    }
+    let told = said.iter().filter(|it| it.contains("a moment ago: "));
+    assert_eq!(told.count(), 2, "{said:#?}");
     rig.end().await;
 }
 
@@ -410,6 +414,10 @@ pub(crate) async fn what_a_registry_does_wrong() {
 pub(crate) async fn a_registry_that_wants_to_know_who_asks() {
     let depot = depot::open().await;
     depot.push("private/job", "1", ECHO, None);
+    let blob = format!("/v2/private/job/blobs/{}", digest(ECHO));
+    let store = format!("https://localhost:{}/store", depot.port);
+    depot.put(&blob, Answer::Redirect(store));
+    depot.put("/store", Answer::Bytes(ECHO.to_vec()));
     depot.want_token();
     let module = depot.oci("private/job:1");
     let mut rig = with(&depot, |_| {}).await;
@@ -425,6 +433,11 @@ pub(crate) async fn a_registry_that_wants_to_know_who_asks() {
     })
     .await;
     assert_ran(&ask(&mut rig, "somebody", &module).await, ECHO);
+    for asked in depot.asked() {
+        let told = asked.head.contains("authorization: bearer");
+        let home = asked.path.starts_with("/v2/") && asked.answered != 401;
+        assert_eq!(told, home, "{asked:?}");
+    }
     rig.end().await;
 }
 

@@ -6,6 +6,8 @@
 use std::io::Cursor;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use minisign::{KeyPair, PublicKey, PublicKeyBox, SecretKey, SecretKeyBox, SignatureBox};
 use moka::future::Cache;
@@ -67,12 +69,18 @@ pub fn generate(password: bool) -> Result<KeyFiles> {
 impl SigningKey {
     /// Reads the secret half, of minisign's own too; one with a password asks for it on the terminal.
     pub fn parse(text: &str) -> Result<SigningKey> {
-        let read = || SecretKeyBox::from_string(text).map_err(|error| anyhow!("{error}"));
-        let key = match read()?.into_unencrypted_secret_key() {
-            Ok(key) => Ok(key),
-            Err(_) => read()?.into_secret_key(None),
-        };
-        Ok(SigningKey(key.map_err(|error| anyhow!("{error}"))?))
+        let encoded = text.lines().nth(1).unwrap_or_default().trim();
+        let bytes = STANDARD
+            .decode(encoded)
+            .context("its second line is no base64")?;
+        let failed = |error| anyhow!("{error}");
+        let key = SecretKey::from_bytes(&bytes).map_err(failed)?;
+        if !key.is_encrypted() {
+            // Minisign's own have no checksum then; a key that is not whole is noticed when it signs.
+            return Ok(SigningKey(key));
+        }
+        let key = SecretKeyBox::from_string(text).map_err(failed)?;
+        Ok(SigningKey(key.into_secret_key(None).map_err(failed)?))
     }
 
     /// Signs a module: the text of a `.minisig` file.
@@ -80,9 +88,10 @@ impl SigningKey {
         let trusted = format!("module {}", content.digest);
         let bytes = Cursor::new(&content.bytes);
         let comment = Some("signature of a wasmqtt module");
-        let signed = minisign::sign(None, &self.0, bytes, Some(&trusted), comment);
-        let signed = signed.map_err(|error| anyhow!("failed to sign: {error}"))?;
-        Ok(signed.into_string())
+        let failed = |error| anyhow!("failed to sign: {error}");
+        let public = PublicKey::from_secret_key(&self.0).map_err(failed)?;
+        let signed = minisign::sign(Some(&public), &self.0, bytes, Some(&trusted), comment);
+        Ok(signed.map_err(failed)?.into_string())
     }
 }
 
@@ -167,7 +176,7 @@ mod tests {
         assert!(!check(&theirs.signer, b"a module", &signature));
         assert!(!check(&ours.signer, b"a modulf", &signature));
         assert!(!check(&ours.signer, b"", &signature));
-        for at in 0..signature.len() {
+        for at in 0..signature.trim_end().len() {
             let mut changed = signature.clone().into_bytes();
             changed[at] ^= 1;
             let line = signature[..at].matches('\n').count();
@@ -177,6 +186,28 @@ mod tests {
         }
         for text in ["", "a", "\n\n\n\n", &signature[..40], &cut] {
             assert!(!check(&ours.signer, b"a module", text), "{text:?}");
+        }
+    }
+
+    /// Debian's minisign 0.11 leaves the checksum out of keys without a password.
+    #[test]
+    fn a_key_of_minisigns_own_signs() {
+        let made = generate(false).expect("a key");
+        let (comment, encoded) = made.secret.split_once('\n').expect("two lines");
+        let mut bytes = STANDARD.decode(encoded.trim()).expect("base64");
+        let checksum = bytes.len() - 32;
+        bytes[checksum..].fill(0);
+        let theirs = |bytes: &[u8]| format!("{comment}\n{}\n", STANDARD.encode(bytes));
+        let content = Content::new(&b"a module"[..]);
+        let key = SigningKey::parse(&theirs(&bytes)).expect("a secret key");
+        let signature = key.sign(&content).expect("signed");
+        verify(&made.signer, b"a module", signature.as_bytes()).expect("its own");
+        // Its public half is not its own any more.
+        bytes[checksum - 1] ^= 1;
+        let damaged = SigningKey::parse(&theirs(&bytes)).expect("a secret key");
+        assert!(damaged.sign(&content).is_err());
+        for bad in ["", "a\nb", "a\n\n", &made.secret[..120]] {
+            assert!(SigningKey::parse(bad).is_err(), "{bad:?}");
         }
     }
 

@@ -3,6 +3,7 @@
 //! Of each tenant apart: what one may fetch says nothing of another.
 
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -30,7 +31,7 @@ use crate::tenants::{Remotes, TenantPolicy};
 const MAX_BYTES: u64 = 256 << 20;
 /// How soon a source that was down is asked again, where what it had before does.
 const DOWN: Duration = Duration::from_secs(10);
-/// How soon a host that does not answer is tried again: who waits for it behind others is told at once.
+/// How long it is remembered that a host does not answer, for those who wait behind others that asked it.
 const SILENT: Duration = Duration::from_secs(5);
 /// Hosts that do not answer, remembered.
 const MAX_SILENT: u64 = 1_000;
@@ -233,12 +234,25 @@ impl Web {
             let seconds = most.as_secs();
             Failed::unavailable(format!("{what} took longer than {seconds} s"))
         };
-        let turn = timeout(most, self.slots.take(&key.tenant, host.clone())).await;
-        let _slot = turn.map_err(|_| late("waiting behind other fetches"))?;
         let asked = (key.tenant.clone(), host);
-        if let Some(why) = self.silent.get(&asked).await {
-            return Err(Failed::unavailable(format!("a moment ago: {why}")));
-        }
+        let mut taking = pin!(self.slots.take(&asked.0, asked.1.clone()));
+        let at_once = tokio::select! {
+            biased;
+            slot = &mut taking => Some(slot),
+            () = std::future::ready(()) => None,
+        };
+        let _slot = match at_once {
+            Some(slot) => slot,
+            None => {
+                let turn = timeout(most, taking).await;
+                let slot = turn.map_err(|_| late("waiting behind other fetches"))?;
+                // Who stood behind those that stalled does not stall too, with everybody behind them.
+                if let Some(why) = self.silent.get(&asked).await {
+                    return Err(Failed::unavailable(format!("a moment ago: {why}")));
+                }
+                slot
+            }
+        };
         let (shared, reference) = (self.shared.clone(), key.reference.clone());
         let work = async move {
             let fetched = async {
@@ -270,7 +284,7 @@ impl Web {
         if let Err(failed) = &fetched
             && failed.silent
         {
-            self.silent.insert(asked, failed.why.clone()).await;
+            self.silent.insert(asked.clone(), failed.why.clone()).await;
         }
         fetched
     }
