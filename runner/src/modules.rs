@@ -42,6 +42,11 @@ use crate::tenants::TenantPolicy;
 /// How long a module and its signature may take to be replaced, one after the other.
 const REPLACED: Duration = Duration::from_secs(2);
 
+/// What modules are is remembered, in bytes: of one with many long names, for a shorter time.
+const STRUCTURES_BYTES: u64 = 32 << 20;
+/// Bytes that remembering anything takes besides its text, about.
+const ENTRY: usize = 512;
+
 /// A module that is ready to run.
 #[derive(Clone)]
 pub struct Module {
@@ -87,7 +92,13 @@ impl ModuleStore {
             sources: Sources::default(),
             signatures: Signatures::default(),
             loader: Loader::new(engine, compiler, cached),
-            structures: Cache::new(cached),
+            structures: Cache::builder()
+                .max_capacity(STRUCTURES_BYTES)
+                .weigher(|_, read: &Result<Arc<Structure>, TaskError>| match read {
+                    Ok(structure) => weight(structure.bytes()),
+                    Err(error) => weight(error.message.len()),
+                })
+                .build(),
         }
     }
 
@@ -194,6 +205,11 @@ impl ModuleStore {
         };
         self.structures.get_with(content.digest, read).await
     }
+}
+
+/// What remembering so many bytes of text counts.
+fn weight(text: usize) -> u32 {
+    u32::try_from(text.saturating_add(ENTRY)).unwrap_or(u32::MAX)
 }
 
 fn small_enough(content: &Content, policy: &TenantPolicy) -> Result<(), TaskError> {

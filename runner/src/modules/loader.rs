@@ -12,7 +12,7 @@ use crate::modules::artifacts::Artifacts;
 use crate::modules::artifacts::lock::Lock;
 use crate::modules::jail::{self, Compiler};
 use crate::modules::turns::Turns;
-use crate::modules::{Content, Module, cost, invalid, shape};
+use crate::modules::{Content, Module, cost, invalid, shape, weight};
 use crate::sandbox::engine::Engine;
 use crate::sandbox::prepared::Prepared;
 use crate::task::Digest;
@@ -20,8 +20,8 @@ use crate::task::outcome::{CacheHit, ErrorCode, TaskError};
 use crate::task::tenant::TenantId;
 use crate::tenants::compile::CompileLimits;
 
-/// Failures that are remembered, and for how long.
-const MAX_REFUSED: u64 = 10_000;
+/// Failures that are remembered, in bytes, and for how long.
+const REFUSED_BYTES: u64 = 2 << 20;
 const REFUSED_FOR: Duration = Duration::from_secs(3600);
 /// How often the folder hears that a module in memory is used.
 const NOTED_FOR: Duration = Duration::from_secs(3600);
@@ -60,7 +60,8 @@ impl Loader {
                 .time_to_live(NOTED_FOR)
                 .build(),
             refused: Cache::builder()
-                .max_capacity(MAX_REFUSED)
+                .max_capacity(REFUSED_BYTES)
+                .weigher(|_, error: &TaskError| weight(error.message.len()))
                 .time_to_live(REFUSED_FOR)
                 .build(),
             loading: Turns::default(),

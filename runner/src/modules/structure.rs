@@ -173,6 +173,12 @@ pub fn need(import: &str) -> Need {
 }
 
 impl Structure {
+    /// The memory that it takes, about.
+    pub fn bytes(&self) -> usize {
+        let names = self.imports.iter().chain(&self.exports).chain(&self.unfit);
+        names.map(|name| name.len() + size_of::<String>()).sum()
+    }
+
     /// Refuses a module for a tenant that was not granted what it imports, by name.
     pub fn admit(&self, grants: &Grants) -> Result<(), TaskError> {
         admit(&self.imports, grants)
