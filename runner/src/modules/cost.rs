@@ -24,8 +24,8 @@ const MAX_TYPE_VALUES: usize = 1_000_000;
 /// Components and core modules in one file, and how deep they nest. CPython's has 40.
 const MAX_PARTS: usize = 1_000;
 const MAX_DEPTH: usize = 20;
-/// Names that a module imports or exports: each is kept as long as the module is known. CPython's has 30.
-const MAX_NAMES: u64 = 10_000;
+/// Bytes of what a module imports and exports: the names are kept as long as the module is known. CPython's has 1,500.
+const MAX_OUTSIDE: u64 = 64 << 10;
 
 /// What was counted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -83,32 +83,29 @@ pub fn check(bytes: &[u8], limits: &CompileLimits) -> Result<Cost, TaskError> {
     Ok(reading.cost)
 }
 
-/// Refuses a module with more names on its outside than are kept of one; reads no name.
+/// Refuses a module with more on its outside than is kept of one; reads nothing of that.
 pub fn check_outside(bytes: &[u8]) -> Result<(), TaskError> {
-    let (mut depth, mut names) = (0_usize, 0_u64);
+    let (mut depth, mut outside) = (0_usize, 0);
     for payload in Parser::new(0).parse_all(bytes) {
-        let here = match payload.map_err(invalid)? {
+        let section = match payload.map_err(invalid)? {
             Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => {
                 depth += 1;
-                0
+                continue;
             }
             Payload::End(_) => {
                 depth = depth.saturating_sub(1);
-                0
+                continue;
             }
-            _ if depth > 0 => 0,
-            Payload::ComponentImportSection(section) => section.count(),
-            Payload::ComponentExportSection(section) => section.count(),
-            // One entry may stand for many.
-            Payload::ImportSection(section) => {
-                u32::try_from(section.range().len()).unwrap_or(u32::MAX) / 4
-            }
-            Payload::ExportSection(section) => section.count(),
-            _ => 0,
+            _ if depth > 0 => continue,
+            Payload::ComponentImportSection(section) => section.range(),
+            Payload::ComponentExportSection(section) => section.range(),
+            Payload::ImportSection(section) => section.range(),
+            Payload::ExportSection(section) => section.range(),
+            _ => continue,
         };
-        names = names.saturating_add(here.into());
-        let what = || format!("it imports and exports {names} names");
-        within(what, names, MAX_NAMES)?;
+        outside += section.len() as u64;
+        let what = || format!("it imports and exports {outside} bytes of names");
+        within(what, outside, MAX_OUTSIDE)?;
     }
     Ok(())
 }
