@@ -40,7 +40,7 @@ impl New {
             println!("{}", folder.join(file).display());
         }
         println!("\nnext:\n  cd {}", folder.display());
-        for line in build::install(&Project::open(&folder)?.missing()) {
+        if let Some(line) = build::install(&Project::open(&folder)?.missing()) {
             println!("  {line}");
         }
         println!("  wasmqtt run");

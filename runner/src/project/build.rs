@@ -261,20 +261,17 @@ fn missing(tools: &[&Tool]) -> String {
             .collect();
         text += &format!("\n  missing: {} ({})", tool.name, places.join(", "));
     }
-    text += "\nto install it, in the project's folder:";
-    for line in install(tools) {
-        text += &format!("\n  {line}");
-    }
-    text
+    let line = install(tools).unwrap_or_default();
+    text + &format!("\nto install it, in the project's folder:\n  {line}")
 }
 
-/// The lines that install tools, each once.
-pub fn install(tools: &[&Tool]) -> Vec<&'static str> {
-    let mut lines = Vec::new();
+/// The line that installs tools, each once.
+pub fn install(tools: &[&Tool]) -> Option<String> {
+    let mut lines: Vec<&str> = Vec::new();
     for tool in tools {
         if !lines.contains(&tool.install) {
             lines.push(tool.install);
         }
     }
-    lines
+    (!lines.is_empty()).then(|| lines.join(" && "))
 }
