@@ -4,6 +4,7 @@ mod acl;
 mod args;
 mod bench;
 mod build;
+mod cache;
 mod cancel;
 mod check;
 mod compile;
@@ -94,6 +95,7 @@ enum Command {
     Inspect(inspect::Inspect),
     Bench(bench::Bench),
     DeadLetter(dead_letter::DeadLetters),
+    Cache(cache::Cache),
     Check(check::Check),
     #[command(hide = true, name = jail::SUBCOMMAND)]
     Compile(compile::Compile),
@@ -126,6 +128,7 @@ pub fn main() -> ExitCode {
         Command::Inspect(command) => command.run(),
         Command::Bench(command) => command.run(),
         Command::DeadLetter(command) => command.run(),
+        Command::Cache(command) => command.run(),
         Command::Check(command) => command.run(),
         Command::Compile(command) => command.run(),
         Command::Doctor(command) => command.run(),

@@ -98,6 +98,7 @@ impl Config {
             "`mqtt.password` and `mqtt.password_file` exclude each other"
         );
         for (key, value) in [
+            ("cache_bytes", self.modules.cache_bytes),
             ("cached", self.modules.cached),
             ("lookup_ms", self.modules.lookup_ms),
             ("max_bytes", self.modules.max_bytes),
@@ -105,6 +106,7 @@ impl Config {
             ensure!(value >= 1, "`modules.{key}` must be at least 1, got 0");
         }
         self.slot()?;
+        self.warm_up()?;
         self.recurring()?;
         ensure!(
             self.retry.max_attempts >= 1 && self.runner.max_deaths >= 1,
@@ -182,6 +184,28 @@ impl Config {
                 .with_context(|| format!("failed to read `recurring.{name}`"))
         };
         self.recurring.iter().map(read).collect()
+    }
+
+    /// The modules to compile before anything else, and whose they are.
+    pub fn warm_up(&self) -> Result<Vec<(TenantId, ModuleRef)>> {
+        let ours = [(TenantId::DEFAULT, &self.modules.warm_up)].into_iter();
+        let theirs = self
+            .tenants
+            .iter()
+            .map(|(name, it)| (name.as_str(), &it.warm_up));
+        let mut all = Vec::new();
+        for (tenant, modules) in ours.chain(theirs) {
+            for module in modules {
+                let read = || Ok((TenantId::parse(tenant)?, ModuleRef::parse(module)?));
+                let read: Result<_, String> = read();
+                let read = read.map_err(anyhow::Error::msg);
+                all.push(
+                    read.with_context(|| format!("failed to read `warm_up` of tenant {tenant}"))?,
+                );
+            }
+        }
+        all.dedup();
+        Ok(all)
     }
 
     /// Username and password, the latter read from its file where it is in one.

@@ -6,6 +6,7 @@
 pub mod artifacts;
 pub mod cost;
 pub mod jail;
+pub mod shape;
 pub mod structure;
 
 mod directory;
@@ -15,12 +16,13 @@ mod turns;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use bytes::Bytes;
 use moka::future::Cache;
 use sha2::{Digest as _, Sha256};
+use tracing::info;
 
 use crate::envelope::topics::Topics;
 use crate::modules::artifacts::Artifacts;
@@ -104,12 +106,12 @@ impl ModuleStore {
         self
     }
 
-    /// Adds a folder for compiled modules; without a path, one that goes with the store.
-    pub fn with_artifacts(mut self, folder: Option<&Path>) -> Result<ModuleStore> {
+    /// Adds a folder for compiled modules, of at most `max_bytes`; without a path, one that goes with the store.
+    pub fn with_artifacts(mut self, folder: Option<&Path>, max_bytes: u64) -> Result<ModuleStore> {
         let engine = self.loader.engine();
         let artifacts = match folder {
-            Some(folder) => Artifacts::open(folder, engine)?,
-            None => Artifacts::temporary(engine)?,
+            Some(folder) => Artifacts::open(folder, engine, max_bytes)?,
+            None => Artifacts::temporary(engine, max_bytes)?,
         };
         self.loader.keep_in(artifacts);
         Ok(self)
@@ -122,6 +124,7 @@ impl ModuleStore {
         policy: &TenantPolicy,
         reference: &ModuleRef,
     ) -> Result<(Module, CacheHit), TaskError> {
+        let started = Instant::now();
         let content = self.content(tenant, policy, reference).await?;
         let (digest, bytes) = (content.digest, content.bytes.len() as u64);
         if bytes > policy.module_bytes {
@@ -130,8 +133,18 @@ impl ModuleStore {
             return Err(TaskError::new(ErrorCode::ModuleTooCostly, why));
         }
         // For each tenant: a module may be compiled for one that was granted more.
-        self.structure(&content).await?.admit(&policy.grants)?;
-        self.loader.load(tenant, &policy.compile, content).await
+        let structure = self.structure(&content).await?;
+        structure.admit(&policy.grants)?;
+        let loaded = self.loader.load(tenant, &policy.compile, content).await?;
+        if structure.shape.is_core() {
+            // Its metadata was read where it was compiled, and may have added some.
+            structure::admit(loaded.0.prepared.imports(), &policy.grants)?;
+        }
+        if loaded.1 != CacheHit::Memory {
+            let (cache, took) = (loaded.1.as_str(), started.elapsed());
+            info!(module = %reference, %digest, bytes, cache, ?took, "module ready");
+        }
+        Ok(loaded)
     }
 
     async fn content(
@@ -238,8 +251,7 @@ impl ModuleStore {
 /// Checks, compiles and links a module without any cache: what `push` and `run` do, and what the runner does
 /// with a module that it has not seen.
 pub fn compile(engine: &Engine, bytes: &[u8]) -> Result<Prepared, TaskError> {
-    structure::check(bytes)?;
-    let component = engine.compile(bytes).map_err(invalid)?;
+    let component = engine.compile(&shape::component(bytes)?).map_err(invalid)?;
     Prepared::new(engine, &component)
 }
 

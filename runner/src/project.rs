@@ -12,7 +12,6 @@ pub mod watch;
 
 mod assemblyscript;
 mod c;
-mod component;
 mod create;
 mod go;
 mod javascript;

@@ -15,6 +15,7 @@ mod settle;
 mod slots;
 pub mod start;
 mod voice;
+mod warm_up;
 
 #[cfg(test)]
 mod simulation;

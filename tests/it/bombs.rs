@@ -283,4 +283,4 @@ pub(crate) async fn a_failure_is_remembered() {
     serve.end().await;
 }
 
-pub(crate) use self::jailed::{a_killed_compiler, the_jail_is_bare};
+pub(crate) use self::jailed::{a_killed_compiler, slow, the_jail_is_bare};

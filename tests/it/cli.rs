@@ -92,8 +92,8 @@ pub(crate) async fn to_end(mut child: Child, stdin: &[u8]) -> Ended {
 pub(crate) async fn help() {
     let shell = Shell::new();
     for command in [
-        "", "demo", "serve", "submit", "cancel", "outcome", "push", "run", "inspect", "bench",
-        "check", "acl", "passwd", "doctor",
+        "", "new", "build", "test", "dev", "demo", "serve", "submit", "cancel", "outcome", "push",
+        "run", "inspect", "bench", "check", "acl", "passwd", "doctor", "cache",
     ] {
         let arguments: Vec<&str> = [command, "--help"]
             .into_iter()

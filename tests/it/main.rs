@@ -8,6 +8,7 @@ mod access_cases;
 mod access_served;
 mod batch;
 mod bombs;
+mod cache;
 mod capabilities;
 mod check;
 mod cli;
@@ -31,10 +32,12 @@ mod ledger;
 mod lifecycle;
 mod modules;
 mod mosquitto;
+mod mutated;
 mod nothing_lost;
 mod packets;
 mod poison;
 mod pressure;
+mod project;
 mod proxy;
 mod raw_client;
 mod reconnect;
@@ -42,6 +45,7 @@ mod rejections;
 mod restart;
 mod rig;
 mod serve;
+mod shapes;
 mod shown;
 mod smith;
 mod ssrf;
@@ -125,6 +129,10 @@ tests! {
     modules: from_a_folder, a_published_module_does_not_shadow_the_folder, from_the_retained_topic, never_published,
         pinned_by_digest, by_digest_from_a_folder, what_is_no_module, a_cold_module_is_compiled_once, the_cache_folder,
         an_open_cache_folder_is_refused, a_missing_module_folder_is_refused;
+    shapes: a_command_of_wasip1, environment_and_exit_code, a_core_module_with_metadata, hostile_core_modules,
+        inspected_and_run;
+    cache: found_again_in_milliseconds, runners_share_a_compilation, bounded, listed_and_pruned, warmed_up;
+    mutated: mutated_files;
     capabilities: what_is_not_granted_is_refused_by_name,
         a_refusal_compiles_nothing_and_a_compiled_module_is_refused_too, secrets_are_the_guests_alone,
         keys_and_values_outlive_tasks_and_restarts, messages_go_below_the_tenants_prefix, clocks_and_chance,
@@ -155,6 +163,9 @@ tests! {
         an_open_broker_is_refused;
     doctor: a_broker_that_is_well, a_pattern_acl_is_fatal, mosquitto_as_installed, a_denial_that_closes_the_connection,
         serve_warns_or_refuses;
+    project: rust, c, zig, assemblyscript, typescript, javascript, python, go, wat, nothing_is_overwritten,
+        what_is_missing_is_named, a_toolchains_error_is_shown_once, what_is_built_is_checked, run_and_test,
+        dev_shows_what_changed, the_templates_are_current;
     languages: rust_and_wat, c, zig, assemblyscript, typescript, python, go, every_example_is_run,
         toolchains_are_those_of_the_examples;
     serve: serve_push_and_submit, push_checks, no_outcome_in_time, last_will,
@@ -194,6 +205,7 @@ fn main() -> ExitCode {
         });
     }
     let mut languages = languages::left_out();
+    languages.extend(project::left_out());
     if in_ci {
         languages.clear();
     }
@@ -208,9 +220,11 @@ fn main() -> ExitCode {
         );
     }
     if !languages.is_empty() && !arguments.list {
-        let names: Vec<&str> = languages.iter().map(|(_, language)| *language).collect();
+        let mut names: Vec<&str> = languages.iter().map(|(_, language)| *language).collect();
+        names.sort_unstable();
+        names.dedup();
         println!(
-            "left out: the examples in {}, whose toolchains are not installed here.\nTo run them: {}",
+            "left out: the examples and templates in {}, whose toolchains are not installed here.\nTo run them: {}",
             names.join(", "),
             languages::INSTALL
         );

@@ -59,7 +59,7 @@ impl Dev {
         );
         let mut work = Work {
             together: &together,
-            folder: &self.folder,
+            folder: &project.folder,
             pushed: None,
             last: None,
         };

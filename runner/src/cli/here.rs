@@ -62,7 +62,10 @@ impl Here {
         })?);
         let admitted = structure::check(&content.bytes)
             .and_then(|structure| structure.admit(&policy.grants))
-            .and_then(|()| modules::compile(&engine, &content.bytes));
+            .and_then(|()| modules::compile(&engine, &content.bytes))
+            .and_then(|prepared| {
+                structure::admit(prepared.imports(), &policy.grants).map(|()| prepared)
+            });
         let prepared = match admitted {
             Ok(prepared) => Arc::new(prepared),
             Err(error) => bail!("{error}"),

@@ -7,7 +7,7 @@ use clap::Args;
 
 use crate::cli::{FAILED, OK};
 use crate::grants::{Capability, Grants};
-use crate::modules::structure::{self, Need, Structure};
+use crate::modules::structure::{self, Need, Structure, shown};
 use crate::modules::{Content, cost};
 
 /// Show what a module is: shape, exports, imports and what each needs, size, digest
@@ -62,11 +62,12 @@ impl Inspect {
             println!("digest   {}", content.digest);
             println!("size     {} bytes", content.bytes.len());
             println!("shape    {}", structure.shape.describe());
-            println!("exports  {}", structure.exports.join("\n         "));
+            let exports: Vec<String> = structure.exports.iter().map(|it| shown(it)).collect();
+            println!("exports  {}", exports.join("\n         "));
             let imports: Vec<String> = structure
                 .imports
                 .iter()
-                .map(|name| format!("{name:<40} {}", words(structure::need(name))))
+                .map(|name| format!("{:<40} {}", shown(name), words(structure::need(name))))
                 .collect();
             println!(
                 "imports  {}",

@@ -39,7 +39,7 @@ impl New {
         for file in &written {
             println!("{}", folder.join(file).display());
         }
-        println!("\nnext, in {}:", folder.display());
+        println!("\nnext:\n  cd {}", folder.display());
         for line in build::install(&Project::open(&folder)?.missing()) {
             println!("  {line}");
         }

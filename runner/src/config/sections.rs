@@ -221,8 +221,12 @@ pub struct Modules {
     pub max_bytes: u64,
     /// Compiled modules on disk; none when absent.
     pub cache_directory: Option<PathBuf>,
+    /// The most bytes of compiled modules on disk.
+    pub cache_bytes: u64,
     /// Compiled modules in memory.
     pub cached: u64,
+    /// Modules of the default tenant that are compiled before the runner is ready.
+    pub warm_up: Vec<String>,
     /// Where they are compiled: not a key, but what the program that starts a runner knows.
     #[serde(skip)]
     pub compiler: Compiler,
@@ -236,7 +240,9 @@ impl Default for Modules {
             lookup_ms: 2_000,
             max_bytes: 64 << 20,
             cache_directory: cache_directory(),
+            cache_bytes: 4 << 30,
             cached: 1_000,
+            warm_up: Vec::new(),
             compiler: Compiler::default(),
         }
     }

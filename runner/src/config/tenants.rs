@@ -47,6 +47,8 @@ pub struct Tenant {
     pub over_quota: OverQuota,
     /// The modules that tasks may name; every one when empty.
     pub modules: Vec<String>,
+    /// Modules that are compiled before the runner is ready.
+    pub warm_up: Vec<String>,
     /// `directory`, `published`.
     pub sources: Vec<Source>,
     /// Filters of reply topics beside those below the tenant's prefix.
@@ -72,6 +74,7 @@ impl Default for Tenant {
             budget_window_s: 60,
             over_quota: OverQuota::Wait,
             modules: Vec::new(),
+            warm_up: Vec::new(),
             sources: vec![Source::Directory, Source::Published],
             reply_topics: Vec::new(),
             capabilities: Capabilities::default(),

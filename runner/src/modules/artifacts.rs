@@ -2,7 +2,11 @@
 //!
 //! Loading machine code is running it, so an artifact is loaded only from a folder that is ours alone
 //! (0700), and only if its authentication code, made with a key that lies in that folder, fits its bytes and
-//! its name. A flipped byte means compiling again.
+//! its name. A flipped byte means compiling again. What was authenticated is mapped, not copied: files here are
+//! written under another name, renamed, and never written again.
+
+pub mod bounds;
+pub(super) mod lock;
 
 use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -11,19 +15,24 @@ use std::os::unix::fs::{
     DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
 };
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use anyhow::{Context as _, Result, ensure};
-use hmac::{Hmac, KeyInit as _, Mac as _};
-use sha2::Sha256;
 use tempfile::{NamedTempFile, TempDir};
-use tracing::warn;
+use tracing::{debug, warn};
 use wasmtime::component::Component;
 
+use crate::modules::artifacts::lock::Lock;
+use crate::modules::shape;
 use crate::sandbox::engine::Engine;
 use crate::task::Digest;
 
 const KEY_BYTES: usize = 32;
+/// At the end of a file: wasmtime's part begins where the mapping does.
 const CODE_BYTES: usize = 32;
+/// What the key in the folder is used for.
+const PURPOSE: &str = "wasmqtt 2026-11-23 authentication of compiled modules";
+const DRAFT: &str = "draft-";
 
 /// A folder of compiled modules.
 pub struct Artifacts {
@@ -31,13 +40,17 @@ pub struct Artifacts {
     /// Removes the folder in the end, if it is ours alone.
     _temporary: Option<TempDir>,
     key: [u8; KEY_BYTES],
-    /// Of wasmtime's version and every setting that shapes code: another engine's artifacts are not ours.
+    /// Of wasmtime's version, every setting that shapes code, and what core modules become: another engine's artifacts
+    /// are not ours.
     engine: u64,
+    /// What all artifacts together may have.
+    max_bytes: u64,
 }
 
 impl Artifacts {
-    /// Opens or creates the folder; refuses one that others may write to.
-    pub fn open(folder: &Path, engine: &Engine) -> Result<Artifacts> {
+    /// Opens or creates the folder; refuses one that others may write to. Together the compiled modules in it have at most
+    /// `max_bytes`: those of other engines go first, then those that were not used for the longest time.
+    pub fn open(folder: &Path, engine: &Engine, max_bytes: u64) -> Result<Artifacts> {
         let shown = folder.display();
         fs::DirBuilder::new()
             .recursive(true)
@@ -64,22 +77,24 @@ impl Artifacts {
             .wasmtime()
             .precompile_compatibility_hash()
             .hash(&mut hasher);
+        shape::recipe().hash(&mut hasher);
         Ok(Artifacts {
             folder: folder.to_owned(),
             _temporary: None,
-            key,
+            key: blake3::derive_key(PURPOSE, &key),
             engine: hasher.finish(),
+            max_bytes,
         })
     }
 
     /// A folder that nobody else knows, and that goes with its owner.
-    pub fn temporary(engine: &Engine) -> Result<Artifacts> {
+    pub fn temporary(engine: &Engine, max_bytes: u64) -> Result<Artifacts> {
         let folder = tempfile::Builder::new()
             .prefix("wasmqtt-")
             .permissions(fs::Permissions::from_mode(0o700))
             .tempdir()
             .context("failed to create a temporary folder")?;
-        let artifacts = Artifacts::open(folder.path(), engine)?;
+        let artifacts = Artifacts::open(folder.path(), engine, max_bytes)?;
         Ok(Artifacts {
             _temporary: Some(folder),
             ..artifacts
@@ -99,22 +114,28 @@ impl Artifacts {
                 return Ok(None);
             }
         };
-        let mut bytes = Vec::new();
-        let whole = file.read_to_end(&mut bytes).is_ok() && bytes.len() > CODE_BYTES;
-        let (code, artifact) = bytes.split_at(CODE_BYTES.min(bytes.len()));
-        if !whole
-            || self
-                .mac(digest)
-                .chain_update(artifact)
-                .verify_slice(code)
-                .is_err()
-        {
+        if !self.is_ours(&mut file, digest) {
             warn!(path = %path.display(), "compiled module is not as we wrote it: compiling again");
             // Whatever it is, it must not be found again.
             let _ = fs::remove_file(&path);
             return Ok(None);
         }
-        deserialize(engine, artifact).map(Some)
+        let component = map(engine, &path);
+        // Another runner may have put its own in the same place meanwhile: as good, but not what was authenticated.
+        let same = |a: &fs::Metadata, b: &fs::Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
+        let still = (fs::metadata(&path).ok()).zip(file.metadata().ok());
+        if !still.is_some_and(|(now, then)| same(&now, &then)) {
+            return Ok(None);
+        }
+        used(&file);
+        component.map(Some)
+    }
+
+    /// Notes that a module is used, which may be in memory for a long time.
+    pub fn touch(&self, digest: &Digest) {
+        if let Ok(file) = File::open(self.path(digest)) {
+            used(&file);
+        }
     }
 
     /// Keeps a module that was compiled in this process.
@@ -126,36 +147,30 @@ impl Artifacts {
         self.keep(digest, draft)
     }
 
-    /// A file for a compiled module, to be written from where it stands.
+    /// A file for a compiled module.
     pub fn draft(&self) -> Result<NamedTempFile> {
-        let mut draft = NamedTempFile::new_in(&self.folder)
-            .context("failed to create a file in the cache folder")?;
-        draft
-            .write_all(&[0; CODE_BYTES])
-            .context("failed to write")?;
-        Ok(draft)
+        tempfile::Builder::new()
+            .prefix(DRAFT)
+            .tempfile_in(&self.folder)
+            .context("failed to create a file in the cache folder")
     }
 
     /// Keeps what was written to a draft. Another runner may do the same at the same time: the rename is atomic.
     pub fn keep(&self, digest: &Digest, mut draft: NamedTempFile) -> Result<()> {
         let file = draft.as_file_mut();
-        let mut mac = self.mac(digest);
-        file.seek(SeekFrom::Start(CODE_BYTES as u64))?;
-        let mut chunk = vec![0; 64 << 10];
-        loop {
-            let read = file.read(&mut chunk).context("failed to read")?;
-            if read == 0 {
-                break;
-            }
-            mac.update(&chunk[..read]);
-        }
+        let bytes = file.seek(SeekFrom::End(0))?;
         file.seek(SeekFrom::Start(0))?;
-        file.write_all(&mac.finalize().into_bytes())
-            .context("failed to write")?;
+        let code = self.code(digest, file, bytes).context("failed to read")?;
+        file.write_all(code.as_bytes()).context("failed to write")?;
         draft
             .persist(self.path(digest))
             .context("failed to rename")?;
         Ok(())
+    }
+
+    /// The right to compile a module, if no other process on this machine has it.
+    pub fn lock(&self, digest: &Digest) -> Result<Option<Lock>> {
+        Lock::take(self.path(digest).with_extension("lock"))
     }
 
     fn path(&self, digest: &Digest) -> PathBuf {
@@ -163,25 +178,58 @@ impl Artifacts {
             .join(format!("{}-{:016x}.cwasm", digest.hex(), self.engine))
     }
 
-    fn mac(&self, digest: &Digest) -> Hmac<Sha256> {
-        #[expect(clippy::expect_used, reason = "HMAC takes keys of any length")]
-        let mut mac = Hmac::<Sha256>::new_from_slice(&self.key).expect("a key");
-        mac.update(digest.hex().as_bytes());
-        mac.update(&self.engine.to_le_bytes());
-        mac
+    /// Whether the file holds what we wrote under that name.
+    fn is_ours(&self, file: &mut File, digest: &Digest) -> bool {
+        let bytes = file.metadata().map_or(0, |meta| meta.len());
+        let Some(bytes) = bytes.checked_sub(CODE_BYTES as u64) else {
+            return false;
+        };
+        let Ok(code) = self.code(digest, file, bytes) else {
+            return false;
+        };
+        let mut written = [0; CODE_BYTES];
+        // Compared in constant time.
+        file.read_exact(&mut written).is_ok() && code == blake3::Hash::from_bytes(written)
+    }
+
+    /// The authentication code of the next `bytes` of a file: keyed BLAKE3 over the module, the engine and these. HMAC with
+    /// SHA-256 takes three times as long, which is what a restart waits for.
+    fn code(&self, digest: &Digest, file: &mut File, bytes: u64) -> Result<blake3::Hash> {
+        let mut hasher = blake3::Hasher::new_keyed(&self.key);
+        hasher.update(digest.hex().as_bytes());
+        hasher.update(&self.engine.to_le_bytes());
+        let mut chunk = vec![0; 256 << 10];
+        let mut left = bytes;
+        while left > 0 {
+            let most = usize::try_from(left).map_or(chunk.len(), |left| left.min(chunk.len()));
+            let read = file.read(&mut chunk[..most])?;
+            ensure!(read > 0, "it ends early");
+            hasher.update(&chunk[..read]);
+            left -= read as u64;
+        }
+        Ok(hasher.finalize())
+    }
+}
+
+/// The least recently used ones go first when there are too many.
+fn used(file: &File) {
+    if let Err(error) = file.set_modified(SystemTime::now()) {
+        debug!(%error, "failed to note that a compiled module is used");
     }
 }
 
 /// # Soundness
 ///
-/// `Component::deserialize` runs whatever code the bytes hold. These bytes carried an authentication code
-/// under a key that only this user can read, over a folder that only this user can write, bound to this
-/// engine's version and settings: they are what the
-/// compiler gave us, in this process or in its jail.
+/// `Component::deserialize_file` runs whatever code the file holds, and maps it: the file must neither be another's nor
+/// change while it is mapped. What lies at the path carried, a moment ago, an authentication code
+/// under a key that only this user can read, in a folder that only this user can write, bound to this
+/// engine's version and settings: it is what the
+/// compiler gave us, in this process or in its jail. Nobody of ours writes to such a file again: it is replaced by a rename
+/// or removed, which a mapping survives. Who has this user's rights could write to it; they could as well to this program.
 #[expect(unsafe_code, reason = "the API for loading our own compiled artifact")]
-fn deserialize(engine: &Engine, artifact: &[u8]) -> Result<Component> {
+fn map(engine: &Engine, path: &Path) -> Result<Component> {
     // SAFETY: see above.
-    Ok(unsafe { Component::deserialize(engine.wasmtime(), artifact) }?)
+    Ok(unsafe { Component::deserialize_file(engine.wasmtime(), path) }?)
 }
 
 /// Reads the key, or makes one. Two runners that start together must end with the same.

@@ -50,7 +50,24 @@ pub struct Cost {
     pub branches: u64,
 }
 
-/// Counts a module; the first count that is over its limit is the error.
+/// What making a component of a core module adds, at most: the adapter of wasip1 and what joins them.
+pub(super) const ADAPTED: Cost = Cost {
+    code_bytes: 40 << 10,
+    functions: 250,
+    locals: 2_000,
+    data_segments: 4,
+    component_parts: 400,
+    function_bytes: 0,
+    operands: 0,
+    nesting: 0,
+    live_values: 0,
+    branches: 0,
+};
+/// And for each function that it imports: a shim, what it stands for, and their joints.
+const PARTS_OF_AN_IMPORT: u64 = 8;
+
+/// Counts a module; the first count that is over its limit is the error. A core module is counted with what makes a
+/// component of it.
 pub fn check(bytes: &[u8], limits: &CompileLimits) -> Result<Cost, TaskError> {
     let mut reading = Reading {
         limits,
@@ -212,6 +229,9 @@ impl Reading<'_> {
         let depth = self.frames.len();
         let what = || format!("its components nest {depth} deep");
         within(what, depth as u64, MAX_DEPTH as u64)?;
+        if depth == 0 && encoding == Encoding::Module {
+            self.cost = ADAPTED;
+        }
         self.frames.push(match encoding {
             Encoding::Module => Frame::Module(Module::default()),
             Encoding::Component => Frame::Component(Component::default()),
@@ -238,8 +258,15 @@ impl Reading<'_> {
 
     fn add_function(&mut self, ty: u32, imported: bool) -> Result<(), TaskError> {
         let most = self.limits.functions;
+        let alone = self.frames.len() == 1;
         if !imported {
             self.cost.functions += 1;
+        } else if alone {
+            self.cost.functions += 1;
+            self.cost.component_parts += PARTS_OF_AN_IMPORT;
+            let parts = self.cost.component_parts;
+            let what = || format!("as a component it has {parts} parts");
+            within(what, parts, self.limits.component_parts)?;
         }
         let functions = self.cost.functions;
         let module = self.module()?;

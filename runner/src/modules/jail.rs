@@ -130,6 +130,9 @@ fn judge(status: ExitStatus, said: &str, limits: &CompileLimits) -> Result<(), T
     if status.code() == Some(inside::INVALID.into()) {
         return Err(TaskError::new(ErrorCode::ModuleInvalid, said));
     }
+    if status.code() == Some(inside::DENIED.into()) {
+        return Err(TaskError::new(ErrorCode::ImportDenied, said));
+    }
     if is(Signal::XCPU) {
         return Err(too_costly("CPU seconds", "cpu_s", limits.cpu_s));
     }
@@ -176,6 +179,7 @@ mod tests {
         let code = |code: i32| ExitStatus::from_raw(code << 8);
         for (status, said, expected, words) in [
             (code(3), "unknown type", ErrorCode::ModuleInvalid, "unknown"),
+            (code(4), "imports x", ErrorCode::ImportDenied, "imports x"),
             (
                 code(101),
                 "panicked at x",

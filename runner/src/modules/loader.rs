@@ -9,9 +9,10 @@ use tokio::sync::Semaphore;
 use tracing::{info, warn};
 
 use crate::modules::artifacts::Artifacts;
+use crate::modules::artifacts::lock::Lock;
 use crate::modules::jail::{self, Compiler};
 use crate::modules::turns::Turns;
-use crate::modules::{Content, Module, cost, invalid};
+use crate::modules::{Content, Module, cost, invalid, shape};
 use crate::sandbox::engine::Engine;
 use crate::sandbox::prepared::Prepared;
 use crate::task::Digest;
@@ -22,6 +23,10 @@ use crate::tenants::compile::CompileLimits;
 /// Failures that are remembered, and for how long.
 const MAX_REFUSED: u64 = 10_000;
 const REFUSED_FOR: Duration = Duration::from_secs(3600);
+/// How often the folder hears that a module in memory is used.
+const NOTED_FOR: Duration = Duration::from_secs(3600);
+/// How often to look whether another process has compiled it.
+const LOOK: Duration = Duration::from_millis(50);
 
 type Loaded = Result<(Module, CacheHit), TaskError>;
 
@@ -30,6 +35,8 @@ pub(super) struct Loader {
     compiler: Compiler,
     artifacts: Option<Arc<Artifacts>>,
     compiled: Cache<Digest, Module>,
+    /// What is in memory and was noted as used on disk of late.
+    noted: Cache<Digest, ()>,
     /// What failed, and under which limits: another tenant's may be larger.
     refused: Cache<(Digest, CompileLimits), TaskError>,
     /// Nobody looks for the same module beside another.
@@ -48,6 +55,10 @@ impl Loader {
             compiler,
             artifacts: None,
             compiled: Cache::new(cached),
+            noted: Cache::builder()
+                .max_capacity(cached)
+                .time_to_live(NOTED_FOR)
+                .build(),
             refused: Cache::builder()
                 .max_capacity(MAX_REFUSED)
                 .time_to_live(REFUSED_FOR)
@@ -89,14 +100,57 @@ impl Loader {
         if let Some(found) = self.find(limits, &content).await {
             return found;
         }
-        let _compiler = self.compilers.acquire().await;
+        // Nor another runner on this machine: it is waited for while it does, and not longer than it may take.
+        let given_up = Instant::now() + Duration::from_secs(limits.wall_s);
+        let (_compiler, _lock) = loop {
+            let compiler = self.compilers.acquire().await;
+            match self.lock(&content.digest) {
+                Locked::Ours(lock) => break (compiler, Some(lock)),
+                Locked::Nobodys => break (compiler, None),
+                Locked::Theirs if Instant::now() > given_up => break (compiler, None),
+                Locked::Theirs => drop(compiler),
+            }
+            tokio::time::sleep(LOOK).await;
+        };
+        if let Some(found) = self.find(limits, &content).await {
+            return found;
+        }
         let compiled = self.compile(limits, &content).await;
         self.remember(limits, &content, compiled).await
+    }
+
+    fn lock(&self, digest: &Digest) -> Locked {
+        let locked = self
+            .artifacts
+            .as_ref()
+            .map(|artifacts| artifacts.lock(digest));
+        match locked {
+            None => Locked::Nobodys,
+            Some(Ok(Some(lock))) => Locked::Ours(lock),
+            Some(Ok(None)) => Locked::Theirs,
+            Some(Err(error)) => {
+                // Compiled twice is better than not at all.
+                warn!(%digest, error = format!("{error:#}"), "no lock in the cache folder");
+                Locked::Nobodys
+            }
+        }
+    }
+
+    /// Says in the cache folder that a module is used.
+    async fn note(&self, digest: &Digest) {
+        if let Some(artifacts) = &self.artifacts
+            && self.noted.get(digest).await.is_none()
+        {
+            self.noted.insert(*digest, ()).await;
+            let (artifacts, digest) = (artifacts.clone(), *digest);
+            tokio::task::spawn_blocking(move || artifacts.touch(&digest));
+        }
     }
 
     /// In memory, as a module or as a failure.
     async fn known(&self, limits: &CompileLimits, content: &Content) -> Option<Loaded> {
         if let Some(module) = self.compiled.get(&content.digest).await {
+            self.note(&content.digest).await;
             return Some(Ok((module, CacheHit::Memory)));
         }
         let refused = self.refused.get(&(content.digest, *limits)).await;
@@ -142,6 +196,7 @@ impl Loader {
                 blocking(move || {
                     artifacts.keep(&digest, draft).map_err(ours)?;
                     let component = artifacts.load(&engine, &digest).map_err(invalid)?;
+                    prune(&artifacts);
                     let component =
                         component.ok_or_else(|| ours("the machine code is not whole"))?;
                     Prepared::new(&engine, &component)
@@ -157,12 +212,16 @@ impl Loader {
         let (engine, content) = (self.engine.clone(), content.clone());
         let artifacts = self.artifacts.clone();
         blocking(move || {
-            let component = engine.compile(&content.bytes).map_err(invalid)?;
+            let component = shape::component(&content.bytes)?;
+            let component = engine.compile(&component).map_err(invalid)?;
             // Kept before it is linked: what compiles but does not fit is not compiled again for the next task.
-            if let Some(artifacts) = artifacts
-                && let Err(error) = artifacts.store(&content.digest, &component)
-            {
-                warn!(digest = %content.digest, error = format!("{error:#}"), "compiled module not cached on disk");
+            if let Some(artifacts) = artifacts {
+                match artifacts.store(&content.digest, &component) {
+                    Ok(()) => prune(&artifacts),
+                    Err(error) => {
+                        warn!(digest = %content.digest, error = format!("{error:#}"), "compiled module not cached on disk");
+                    }
+                }
             }
             Prepared::new(&engine, &component)
         })
@@ -181,16 +240,36 @@ impl Loader {
                 let prepared = Arc::new(prepared);
                 let module = Module { digest, prepared };
                 self.compiled.insert(digest, module.clone()).await;
+                self.noted.insert(digest, ()).await;
                 Ok((module, hit))
             }
             Err(error) => {
-                if let ErrorCode::ModuleInvalid | ErrorCode::ModuleTooCostly = error.code {
+                if let ErrorCode::ModuleInvalid
+                | ErrorCode::ModuleTooCostly
+                | ErrorCode::ImportDenied = error.code
+                {
                     let key = (digest, *limits);
                     self.refused.insert(key, error.clone()).await;
                 }
                 Err(error)
             }
         }
+    }
+}
+
+/// Who may compile a module.
+enum Locked {
+    /// This process, until the lock is dropped.
+    Ours(Lock),
+    /// Another process has the right.
+    Theirs,
+    /// There is no lock to be had: whoever wants to.
+    Nobodys,
+}
+
+fn prune(artifacts: &Artifacts) {
+    if let Err(error) = artifacts.prune() {
+        warn!(error = format!("{error:#}"), "cache folder not pruned");
     }
 }
 

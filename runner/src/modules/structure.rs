@@ -1,14 +1,28 @@
 //! What a module is before anything is compiled: its shape, imports and exports.
 
-use wasmparser::{ComponentExternalKind, ComponentTypeRef, Encoding, Parser, Payload};
+mod unfit;
+
+use std::collections::HashSet;
+
+use wasmparser::{
+    BinaryReaderError, ComponentExternalKind, ComponentTypeRef, Encoding, ExternalKind, Parser,
+    Payload,
+};
 
 use crate::grants::{Capability, Grants};
 use crate::task::outcome::{ErrorCode, TaskError};
+
+/// What a wasip1 module imports; the adapter that it gets offers all of it.
+pub(super) const WASI_P1: &str = "wasi_snapshot_preview1";
+/// Names of a module that are kept, and their bytes: CPython's component has 40.
+const MAX_NAMES: usize = 1_000;
+const MAX_NAMES_BYTES: usize = 64 << 10;
 
 /// What interfaces need, by how their names begin; of those that fit the first counts.
 const OFFERED: &[(&str, Need)] = &[
     ("wasmqtt:task/publish@", Need::Grant(Capability::Publish)),
     ("wasmqtt:task/", Need::Nothing),
+    (WASI_P1, Need::Nothing),
     ("wasi:cli/", Need::Nothing),
     ("wasi:io/", Need::Nothing),
     ("wasi:clocks/", Need::LessWithout(Capability::Clock)),
@@ -45,10 +59,14 @@ pub enum Shape {
     Typed,
     /// A component that exports `wasi:cli/run`.
     Command,
+    /// A core module that exports `run` by the canonical ABI, and says so in `component-type` metadata.
+    CoreTyped,
+    /// A core module that exports `_start`: wasip1.
+    CoreCommand,
     /// A component that exports neither.
     OtherComponent,
-    /// A core module.
-    CoreModule,
+    /// A core module that exports neither.
+    OtherModule,
 }
 
 impl Shape {
@@ -57,8 +75,10 @@ impl Shape {
         match self {
             Shape::Typed => "typed",
             Shape::Command => "command",
+            Shape::CoreTyped => "core_typed",
+            Shape::CoreCommand => "core_command",
             Shape::OtherComponent => "other_component",
-            Shape::CoreModule => "core_module",
+            Shape::OtherModule => "core_module",
         }
     }
 
@@ -67,9 +87,22 @@ impl Shape {
         match self {
             Shape::Typed => "typed component (world wasmqtt:task/task)",
             Shape::Command => "WASI command component (wasi:cli/run)",
+            Shape::CoreTyped => {
+                "core module with metadata (`run` by the canonical ABI), made a component when it is loaded"
+            }
+            Shape::CoreCommand => {
+                "core module with `_start` (wasip1), made a WASI command when it is loaded"
+            }
             Shape::OtherComponent => "component that exports neither `run` nor `wasi:cli/run`",
-            Shape::CoreModule => "core module",
+            Shape::OtherModule => {
+                "core module that exports neither `_start` nor a `run` with metadata"
+            }
         }
+    }
+
+    /// Whether it is made a component before it is compiled.
+    pub fn is_core(self) -> bool {
+        matches!(self, Shape::CoreTyped | Shape::CoreCommand)
     }
 }
 
@@ -78,10 +111,13 @@ impl Shape {
 pub struct Structure {
     /// What it is.
     pub shape: Shape,
-    /// The names that it imports.
+    /// The names that it imports; of a core module, interfaces as they are, all of wasip1 as one, and what is neither as
+    /// `module name`.
     pub imports: Vec<String>,
-    /// The names that it exports.
+    /// The names that it exports, the first 1,000.
     pub exports: Vec<String>,
+    /// Why it is none of the shapes that run, and what to do about that.
+    pub unfit: Option<String>,
 }
 
 /// What an import needs before a module that has it may run.
@@ -123,148 +159,244 @@ impl Need {
 
 /// What an import needs.
 pub fn need(import: &str) -> Need {
-    let offered = OFFERED
-        .iter()
-        .find(|(beginning, _)| import.starts_with(beginning));
+    // A core module names versions that are compatible with each other by what they have in common.
+    let begins = |beginning: &str| {
+        import.starts_with(beginning) || beginning.strip_suffix('.') == Some(import)
+    };
+    // Of WASI itself, 0.2 is linked.
+    let (_, version) = import.split_once('@').unwrap_or_default();
+    if import.starts_with("wasi:") && !version.starts_with("0.2") {
+        return Need::NotOffered;
+    }
+    let offered = OFFERED.iter().find(|(beginning, _)| begins(beginning));
     offered.map_or(Need::NotOffered, |(_, need)| *need)
 }
 
 impl Structure {
     /// Refuses a module for a tenant that was not granted what it imports, by name.
     pub fn admit(&self, grants: &Grants) -> Result<(), TaskError> {
-        let missing = |import: &&String| match need(import) {
-            Need::Grant(capability) => !grants.has(capability),
-            _ => false,
-        };
-        let missing: Vec<String> = self
-            .imports
-            .iter()
-            .filter(missing)
-            .map(|import| {
-                let capability = need(import).capability();
-                let capability = capability.map_or("", Capability::as_str);
-                format!("{import} (capability `{capability}`)")
-            })
-            .collect();
-        if missing.is_empty() {
-            return Ok(());
-        }
-        let why = format!("imports {}, not granted to the tenant", list(&missing));
-        Err(TaskError::new(ErrorCode::CapabilityDenied, why))
+        admit(&self.imports, grants)
     }
+}
+
+/// Refuses imports that a tenant was not granted, by name.
+pub fn admit(imports: &[String], grants: &Grants) -> Result<(), TaskError> {
+    let missing = |import: &&String| match need(import) {
+        Need::Grant(capability) => !grants.has(capability),
+        _ => false,
+    };
+    let missing: Vec<String> = imports
+        .iter()
+        .filter(missing)
+        .map(|import| {
+            let capability = need(import).capability();
+            let capability = capability.map_or("", Capability::as_str);
+            format!("{} (capability `{capability}`)", shown(import))
+        })
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let why = format!("imports {}, not granted to the tenant", list(&missing));
+    Err(TaskError::new(ErrorCode::CapabilityDenied, why))
 }
 
 /// Reads a module's outermost layer, without compiling or validating what is inside.
 pub fn read(bytes: &[u8]) -> Result<Structure, TaskError> {
-    let invalid = |why: String| TaskError::new(ErrorCode::ModuleInvalid, why);
     if !bytes.starts_with(b"\0asm") {
         return Err(invalid(format!(
             "not a wasm module: {} bytes that do not begin with \\0asm",
             bytes.len()
         )));
     }
-    let (mut encoding, mut depth) = (Encoding::Module, 0);
-    let (mut imports, mut exports, mut functions) = (Vec::new(), Vec::new(), Vec::new());
+    let mut outside = Outside::default();
+    let mut depth = 0;
     for payload in Parser::new(0).parse_all(bytes) {
-        let read = |why: wasmparser::BinaryReaderError| invalid(why.to_string());
-        match payload.map_err(read)? {
-            Payload::Version {
-                encoding: outer, ..
-            } if depth == 0 => encoding = outer,
+        match payload.map_err(malformed)? {
             Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
             Payload::End(_) if depth > 0 => depth -= 1,
-            Payload::ComponentImportSection(section) if depth == 0 => {
-                for import in section {
-                    let import = import.map_err(read)?;
-                    // A type that the world uses: nothing that could be called.
-                    if !matches!(import.ty, ComponentTypeRef::Type(_)) {
-                        imports.push(import.name.name.to_owned());
-                    }
-                }
-            }
-            Payload::ComponentExportSection(section) if depth == 0 => {
-                for export in section {
-                    let export = export.map_err(read)?;
-                    if export.kind == ComponentExternalKind::Func {
-                        functions.push(export.name.name.to_owned());
-                    }
-                    exports.push(export.name.name.to_owned());
-                }
-            }
-            Payload::ImportSection(section) if depth == 0 && encoding == Encoding::Module => {
-                for import in section.into_imports() {
-                    let import = import.map_err(read)?;
-                    imports.push(format!("{} {}", import.module, import.name));
-                }
-            }
-            Payload::ExportSection(section) if depth == 0 && encoding == Encoding::Module => {
-                for export in section {
-                    exports.push(export.map_err(read)?.name.to_owned());
-                }
-            }
+            payload if depth == 0 => outside.read(payload)?,
             _ => {}
         }
     }
-    let shape = match encoding {
-        Encoding::Module => Shape::CoreModule,
-        Encoding::Component if functions.iter().any(|name| name == "run") => Shape::Typed,
-        Encoding::Component
-            if exports
-                .iter()
-                .any(|name| name.starts_with("wasi:cli/run@0.2.")) =>
-        {
-            Shape::Command
-        }
-        Encoding::Component => Shape::OtherComponent,
+    let shape = outside.shape();
+    let unfit = match shape {
+        Shape::OtherComponent | Shape::OtherModule => Some(unfit::why(&outside)),
+        _ => None,
     };
     Ok(Structure {
         shape,
-        imports,
-        exports,
+        imports: outside.imports.kept,
+        exports: outside.exports.kept,
+        unfit,
     })
 }
 
 /// Refuses what cannot run here, by name, before it is compiled.
 pub fn check(bytes: &[u8]) -> Result<Structure, TaskError> {
     let structure = read(bytes)?;
-    let invalid = |why: String| Err(TaskError::new(ErrorCode::ModuleInvalid, why));
-    match structure.shape {
-        Shape::Typed | Shape::Command => {}
-        Shape::OtherComponent => {
-            return invalid(format!(
-                "a component must export `run` of wasmqtt:task/task or `wasi:cli/run@0.2`; this one exports {}",
-                list(&structure.exports)
-            ));
-        }
-        Shape::CoreModule => {
-            return invalid(format!(
-                "a core module, which this runner does not run: make it a component (`wasm-tools component new`, or build for wasm32-wasip2); it exports {}",
-                list(&structure.exports)
-            ));
-        }
+    if let Some(why) = &structure.unfit {
+        return Err(invalid(why.clone()));
     }
-    if let Some(import) = structure
-        .imports
-        .iter()
-        .find(|import| need(import) == Need::NotOffered)
-    {
+    let mut imports = structure.imports.iter();
+    if let Some(import) = imports.find(|import| need(import) == Need::NotOffered) {
+        let hint = unfit::hint(import).map_or_else(String::new, |hint| format!(": {hint}"));
         return Err(TaskError::new(
             ErrorCode::ImportDenied,
-            format!("imports {import}, which no runner offers"),
+            format!("imports {}, which no runner offers{hint}", shown(import)),
         ));
     }
     Ok(structure)
 }
 
-fn list(names: &[String]) -> String {
-    const SHOWN: usize = 12;
-    match names {
-        [] => "nothing".to_owned(),
-        names if names.len() <= SHOWN => names.join(", "),
-        names => format!(
-            "{} and {} more",
-            names[..SHOWN].join(", "),
-            names.len() - SHOWN
-        ),
+/// What is seen from outside.
+#[derive(Default)]
+struct Outside {
+    component: bool,
+    imports: Names,
+    exports: Names,
+    /// Exports a function `run`.
+    run: bool,
+    /// Exports `wasi:cli/run` of 0.2.
+    command: bool,
+    /// A core module that exports `_start`.
+    start: bool,
+    /// Has `component-type` sections.
+    metadata: bool,
+    /// Is a shared library.
+    library: bool,
+}
+
+impl Outside {
+    fn read(&mut self, payload: Payload<'_>) -> Result<(), TaskError> {
+        match payload {
+            Payload::Version { encoding, .. } => self.component = encoding == Encoding::Component,
+            Payload::ComponentImportSection(section) => {
+                for import in section {
+                    let import = import.map_err(malformed)?;
+                    // A type that the world uses: nothing that could be called.
+                    if !matches!(import.ty, ComponentTypeRef::Type(_)) {
+                        self.import(import.name.name)?;
+                    }
+                }
+            }
+            Payload::ComponentExportSection(section) => {
+                for export in section {
+                    let export = export.map_err(malformed)?;
+                    let name = export.name.name;
+                    self.run |= export.kind == ComponentExternalKind::Func && name == "run";
+                    self.command |= name.starts_with("wasi:cli/run@0.2.");
+                    self.exports.add(name);
+                }
+            }
+            Payload::ImportSection(section) => {
+                for import in section.into_imports() {
+                    let import = import.map_err(malformed)?;
+                    self.core_import(import.module, import.name)?;
+                }
+            }
+            Payload::ExportSection(section) => {
+                for export in section {
+                    let export = export.map_err(malformed)?;
+                    let function = export.kind == ExternalKind::Func;
+                    // The second is how tools are to write it from 2025 on.
+                    self.run |= function && ["run", "cm32p2||run"].contains(&export.name);
+                    self.start |= function && export.name == "_start";
+                    self.exports.add(export.name);
+                }
+            }
+            Payload::CustomSection(section) => {
+                self.metadata |= section.name().starts_with("component-type");
+                self.library |= section.name() == "dylink.0";
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn core_import(&mut self, module: &str, name: &str) -> Result<(), TaskError> {
+        let interface = module.strip_prefix("cm32p2|").unwrap_or(module);
+        if module.starts_with("[export]") || interface.starts_with("_ex_") {
+            // Of its own exports: nothing that the host has.
+            return Ok(());
+        }
+        match interface == WASI_P1 || interface.contains(':') {
+            true => self.import(interface),
+            false => self.import(&format!("{module} {name}")),
+        }
+    }
+
+    fn import(&mut self, name: &str) -> Result<(), TaskError> {
+        match self.imports.add(name) {
+            true => Ok(()),
+            false => Err(invalid(format!(
+                "it imports more than {MAX_NAMES} names, or more than {MAX_NAMES_BYTES} bytes of names"
+            ))),
+        }
+    }
+
+    fn shape(&self) -> Shape {
+        match self.component {
+            true if self.run => Shape::Typed,
+            true if self.command => Shape::Command,
+            true => Shape::OtherComponent,
+            false if self.run && self.metadata => Shape::CoreTyped,
+            false if self.start => Shape::CoreCommand,
+            false => Shape::OtherModule,
+        }
     }
 }
+
+/// Names, each once, in the order of their coming.
+#[derive(Default)]
+struct Names {
+    kept: Vec<String>,
+    seen: HashSet<String>,
+    bytes: usize,
+}
+
+impl Names {
+    /// Whether there was room for it.
+    fn add(&mut self, name: &str) -> bool {
+        if self.seen.contains(name) {
+            return true;
+        }
+        self.bytes = self.bytes.saturating_add(name.len());
+        if self.kept.len() == MAX_NAMES || self.bytes > MAX_NAMES_BYTES {
+            return false;
+        }
+        self.seen.insert(name.to_owned());
+        self.kept.push(name.to_owned());
+        true
+    }
+}
+
+fn invalid(why: String) -> TaskError {
+    TaskError::new(ErrorCode::ModuleInvalid, why)
+}
+
+fn malformed(why: BinaryReaderError) -> TaskError {
+    invalid(why.to_string())
+}
+
+fn list(names: &[String]) -> String {
+    const SHOWN: usize = 12;
+    let more = names.len().saturating_sub(SHOWN);
+    let names: Vec<String> = names.iter().take(SHOWN).map(|name| shown(name)).collect();
+    match (names.len(), more) {
+        (0, _) => "nothing".to_owned(),
+        (_, 0) => names.join(", "),
+        (_, more) => format!("{} and {more} more", names.join(", ")),
+    }
+}
+
+/// A name that a stranger chose, for a terminal or an outcome.
+pub fn shown(name: &str) -> String {
+    const SHOWN: usize = 200;
+    let cut = &name[..name.floor_char_boundary(SHOWN)];
+    let more = if cut.len() < name.len() { "…" } else { "" };
+    format!("{}{more}", cut.escape_debug())
+}
+
+#[cfg(test)]
+mod tests;

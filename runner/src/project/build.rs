@@ -6,10 +6,9 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::modules::Content;
 use crate::modules::structure::{self, Shape, Structure};
+use crate::modules::{Content, shape};
 use crate::project::Project;
-use crate::project::component;
 use crate::project::create::WIT;
 use crate::project::language::Tool;
 use crate::project::manifest::World;
@@ -18,6 +17,8 @@ use crate::task::ModuleName;
 
 /// The folder of what is built, in a project.
 pub const FOLDER: &str = "build";
+
+const NO_TASK: &str = "what was built is no task";
 
 /// A project's module.
 #[derive(Debug)]
@@ -47,8 +48,8 @@ pub fn build(project: &Project) -> Result<Built> {
     fs::create_dir_all(&folder).with_context(|| format!("failed to make {}", folder.display()))?;
     let bytes = (project.language.build)(&workshop)?;
     let world = project.manifest.world;
-    let content = Content::new(component::component(bytes, world)?);
-    let structure = check(&content, world).context("what was built is no task")?;
+    let content = Content::new(component(bytes, world).context(NO_TASK)?);
+    let structure = check(&content, world).context(NO_TASK)?;
     let file = project.module();
     write(&file, &content.bytes)?;
     Ok(Built {
@@ -80,6 +81,31 @@ pub fn current(project: &Project) -> Result<PathBuf> {
         build(project)?;
     }
     Ok(file)
+}
+
+/// A component as it is; a core module as a component, of the manifest's world if it does not say which it fits.
+fn component(bytes: Vec<u8>, world: World) -> Result<Vec<u8>> {
+    let structure = structure::read(&bytes).map_err(anyhow::Error::msg)?;
+    let (name, export) = match world {
+        World::Task => ("task", "run"),
+        World::PublishingTask => ("publishing-task", "run"),
+        World::Command => ("command", "_start"),
+    };
+    let bytes = if structure.shape != Shape::OtherModule {
+        bytes
+    } else if structure.exports.iter().any(|it| it == export) {
+        shape::embed(&bytes, name)?
+    } else {
+        let exports = match &structure.exports[..] {
+            [] => "nothing".to_owned(),
+            exports => exports.join(", "),
+        };
+        bail!(
+            "`world` in task.toml, `{name}`, asks for an export `{export}`; it exports {exports}"
+        );
+    };
+    let component = shape::component(&bytes).map_err(anyhow::Error::msg)?;
+    Ok(component.into_owned())
 }
 
 /// What a runner would refuse for every tenant, and what is not what the manifest says.

@@ -80,17 +80,14 @@ const TARGET: &str = "wasm32-wasip2";
 fn build(workshop: &Workshop<'_>) -> Result<Vec<u8>> {
     require_target(workshop)?;
     let mut cargo = workshop.command(&CARGO)?;
-    cargo.args([
-        "build",
-        "--release",
-        "--target",
-        TARGET,
-        "--target-dir",
-        "target",
-    ]);
+    // Not where a configuration of cargo's says: the component is looked for below.
+    let target = std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
+    let target = workshop.folder().join(target);
+    cargo
+        .args(["build", "--release", "--target", TARGET, "--target-dir"])
+        .arg(&target);
     workshop.run(cargo)?;
-    let made = format!("target/{TARGET}/release/task.wasm");
-    workshop.read(&workshop.folder().join(made))
+    workshop.read(&target.join(TARGET).join("release/task.wasm"))
 }
 
 /// Without the target rustc says "can't find crate for `core`" and leaves the rest to the reader.

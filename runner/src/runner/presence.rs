@@ -5,6 +5,7 @@ use serde::Serialize;
 use crate::config::Config;
 use crate::envelope::topics::Topics;
 use crate::envelope::{Message, Properties};
+use crate::modules::structure::Shape;
 use crate::task::limits::LimitValues;
 
 #[derive(Serialize)]
@@ -21,7 +22,7 @@ struct Can<'a> {
     group: &'a str,
     concurrency: usize,
     memory_budget_bytes: u64,
-    shapes: [&'a str; 2],
+    shapes: [&'a str; 4],
     limits: LimitValues,
     ceilings: LimitValues,
 }
@@ -32,7 +33,13 @@ pub(super) fn online(topics: &Topics, config: &Config) -> Message {
         group: &config.mqtt.group,
         concurrency: config.runner.concurrency,
         memory_budget_bytes: config.runner.memory_budget_bytes,
-        shapes: ["typed", "command"],
+        shapes: [
+            Shape::Typed,
+            Shape::Command,
+            Shape::CoreTyped,
+            Shape::CoreCommand,
+        ]
+        .map(Shape::as_str),
         limits: config.limits(),
         ceilings: config.ceilings(),
     };

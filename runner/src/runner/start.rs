@@ -21,6 +21,7 @@ use crate::runner::peers::Peers;
 use crate::runner::permits::Permits;
 use crate::runner::recurring::{Board, Submitter};
 use crate::runner::slots::Slot;
+use crate::runner::warm_up::warm_up;
 use crate::runner::{Reloader, Runner, Shared, presence};
 use crate::sandbox::Sandbox;
 use crate::sandbox::engine::{Engine, Sizes};
@@ -55,6 +56,10 @@ impl Runner {
         // Before any task: what others ended, and which tasks are canceled.
         ready(&control.1).await?;
         let table = config.tenant_table()?;
+        let tenants = Tenants::new(table.clone());
+        let modules = Arc::new(modules);
+        // Before any task too, and before anybody hears that this runner is online.
+        warm_up(config, &tenants, &modules).await?;
         let (inbox, deliveries) = mpsc::unbounded_channel();
         let (failed, failures) = mpsc::unbounded_channel();
         for other in module_connection.iter().chain([&control.1]) {
@@ -87,10 +92,10 @@ impl Runner {
         }
         let shared = Shared {
             name: config.runner.name.clone(),
-            tenants: Tenants::new(table),
+            tenants,
             topics,
             sandbox: Arc::new(sandbox),
-            modules: Arc::new(modules),
+            modules,
             permits: Permits::new(config.runner.concurrency, config.runner.memory_budget_bytes),
             active: Active::default(),
             lanes,
@@ -198,8 +203,10 @@ fn module_store(
     topics: &Topics,
 ) -> Result<(ModuleStore, Option<Publisher>)> {
     let compiler = config.modules.compiler.clone();
-    let mut modules = ModuleStore::new(engine, compiler, config.modules.cached)
-        .with_artifacts(config.modules.cache_directory.as_deref())?;
+    let mut modules = ModuleStore::new(engine, compiler, config.modules.cached).with_artifacts(
+        config.modules.cache_directory.as_deref(),
+        config.modules.cache_bytes,
+    )?;
     if let Some(folder) = &config.modules.directory {
         modules = modules.with_directory(folder)?;
     }

@@ -11,6 +11,7 @@ use crate::task::outcome::{ErrorCode, TaskError};
 /// Ready to run, any number of times, each in a fresh store.
 pub struct Prepared {
     pub(super) shape: Shape,
+    imports: Vec<String>,
 }
 
 pub(super) enum Shape {
@@ -35,6 +36,14 @@ impl Prepared {
         } else {
             Shape::Command(CommandPre::new(pre).map_err(invalid)?)
         };
-        Ok(Prepared { shape })
+        let ty = component.component_type();
+        let imports = ty.imports(engine.wasmtime());
+        let imports = imports.map(|(name, _)| name.to_owned()).collect();
+        Ok(Prepared { shape, imports })
+    }
+
+    /// What it imports, as the component that was compiled.
+    pub fn imports(&self) -> &[String] {
+        &self.imports
     }
 }

@@ -97,7 +97,7 @@ async fn compiler(of: u32) -> u32 {
 }
 
 /// A module that takes some seconds to compile, and then runs.
-fn slow() -> Vec<u8> {
+pub(crate) fn slow() -> Vec<u8> {
     let slow = CORPUS.iter().find(|bomb| bomb.name == "wide_vectors");
     slow.expect("it is there").wasm()
 }

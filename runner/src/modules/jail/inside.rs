@@ -8,10 +8,14 @@ use std::io::{Read as _, Write as _};
 use anyhow::{Context as _, Result};
 use rustix::process::{Resource, Rlimit, Signal};
 
+use crate::modules::shape;
 use crate::sandbox::engine;
+use crate::task::outcome::ErrorCode;
 
 /// The module does not compile: stderr says why.
 pub const INVALID: u8 = 3;
+/// As a component, it imports what no runner offers: stderr says what.
+pub const DENIED: u8 = 4;
 /// What Rust's runtime ends a panic with.
 pub(super) const PANICKED: i32 = 101;
 /// Behind whatever serves tasks.
@@ -39,14 +43,16 @@ pub fn compile(grant: &Grant) -> Result<u8> {
     std::io::stdin()
         .read_to_end(&mut module)
         .context("failed to read the module")?;
-    let artifact = match engine::precompile(&module) {
-        Ok(artifact) => artifact,
+    let component = match shape::component(&module) {
+        Ok(component) => component,
         Err(why) => {
-            let mut why = format!("{why:#}");
-            why.truncate(why.floor_char_boundary(SAID_BYTES));
-            eprintln!("{why}");
-            return Ok(INVALID);
+            let denied = why.code == ErrorCode::ImportDenied;
+            return Ok(refuse(why.message, if denied { DENIED } else { INVALID }));
         }
+    };
+    let artifact = match engine::precompile(&component) {
+        Ok(artifact) => artifact,
+        Err(why) => return Ok(refuse(format!("{why:#}"), INVALID)),
     };
     let mut stdout = std::io::stdout().lock();
     stdout
@@ -54,6 +60,12 @@ pub fn compile(grant: &Grant) -> Result<u8> {
         .and_then(|()| stdout.flush())
         .context("failed to write the machine code")?;
     Ok(0)
+}
+
+fn refuse(mut why: String, code: u8) -> u8 {
+    why.truncate(why.floor_char_boundary(SAID_BYTES));
+    eprintln!("{why}");
+    code
 }
 
 fn confine(grant: &Grant) -> Result<()> {

@@ -1,5 +1,7 @@
-// The task: bytes in, bytes out, called once in a fresh sandbox. What is passed is in bindings/task.h. An instance
-// runs one task and is dropped, so nothing need be freed.
+// The task: bytes in, bytes out, called once in a fresh sandbox. What is passed is in bindings/task.h.
+//
+// An instance runs one task and is dropped, so nothing need be freed. What is given back is freed for you, so it must
+// come from malloc or from task_string_dup: never a literal.
 
 #include <ctype.h>
 #include <stdio.h>
@@ -18,7 +20,7 @@ bool exports_task_run(task_context_t *task, task_list_u8_t *input, task_output_t
     if (input->len == 0) {
         // The input is wrong and always will be: no retry.
         error->tag = WASMQTT_TASK_TYPES_ERROR_REJECT;
-        task_string_set(&error->val.reject, "the input is empty");
+        task_string_dup(&error->val.reject, "the input is empty");
         return false;
     }
     log_info(task, input->len);
@@ -27,6 +29,6 @@ bool exports_task_run(task_context_t *task, task_list_u8_t *input, task_output_t
     }
     output->data = *input;
     output->content_type.is_some = true;
-    task_string_set(&output->content_type.val, "text/plain");
+    task_string_dup(&output->content_type.val, "text/plain");
     return true;
 }

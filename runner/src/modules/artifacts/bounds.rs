@@ -1,0 +1,184 @@
+//! What is in a cache folder, and what goes when it is too much.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context as _, Result};
+use tracing::debug;
+
+use crate::modules::artifacts::{Artifacts, DRAFT};
+use crate::task::Digest;
+
+/// Nobody compiles for so long: what a killed runner left.
+const ABANDONED: Duration = Duration::from_secs(2 * 86_400);
+
+/// A compiled module on disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Of the module that it was compiled from.
+    pub digest: Digest,
+    /// Whether this program's engine made it: another's is never loaded.
+    pub current: bool,
+    /// Of the file.
+    pub bytes: u64,
+    /// When it was loaded last, or compiled; of one that a runner has in memory, to the hour.
+    pub used: SystemTime,
+    path: PathBuf,
+}
+
+impl Artifacts {
+    /// The folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// All compiled modules, the last used first.
+    pub fn entries(&self) -> Result<Vec<Entry>> {
+        let mut entries: Vec<Entry> = self.files()?.filter_map(|path| self.entry(path)).collect();
+        entries.sort_by(|a, b| (b.used, &a.path).cmp(&(a.used, &b.path)));
+        Ok(entries)
+    }
+
+    /// Removes what is over the bound, and what killed runners left; what it removed. A module that runs goes on running.
+    pub fn prune(&self) -> Result<Vec<Entry>> {
+        self.prune_to(self.max_bytes)
+    }
+
+    /// The same under another bound; with 0, everything.
+    pub fn prune_to(&self, max_bytes: u64) -> Result<Vec<Entry>> {
+        self.sweep()?;
+        let entries = self.entries()?;
+        let mut bytes: u64 = entries.iter().map(|entry| entry.bytes).sum();
+        let (current, others): (Vec<_>, Vec<_>) = entries.into_iter().partition(|it| it.current);
+        let oldest_first = others.into_iter().rev().chain(current.into_iter().rev());
+        remove(oldest_first.take_while(|entry| {
+            let over = bytes > max_bytes;
+            bytes -= entry.bytes;
+            over
+        }))
+    }
+
+    /// Removes what this program's engine did not make.
+    pub fn remove_others(&self) -> Result<Vec<Entry>> {
+        let entries = self.entries()?.into_iter();
+        remove(entries.filter(|entry| !entry.current))
+    }
+
+    fn files(&self) -> Result<impl Iterator<Item = PathBuf> + use<>> {
+        let folder = self.folder.display();
+        let files = fs::read_dir(&self.folder)
+            .with_context(|| format!("failed to read the cache folder {folder}"))?;
+        Ok(files.flatten().map(|file| file.path()))
+    }
+
+    fn entry(&self, path: PathBuf) -> Option<Entry> {
+        let name = path.file_name()?.to_str()?.strip_suffix(".cwasm")?;
+        let (digest, engine) = name.split_once('-')?;
+        let digest = Digest::parse_hex(digest).ok()?;
+        let engine = u64::from_str_radix(engine, 16).ok()?;
+        let meta = fs::metadata(&path).ok()?;
+        Some(Entry {
+            digest,
+            current: engine == self.engine,
+            bytes: meta.len(),
+            used: meta.modified().ok()?,
+            path,
+        })
+    }
+
+    /// Drafts and locks whose owners were killed.
+    fn sweep(&self) -> Result<()> {
+        for path in self.files()? {
+            let name = path.file_name().and_then(|name| name.to_str());
+            let temporary = |name: &str| name.starts_with(DRAFT) || name.ends_with(".lock");
+            let old = || {
+                let modified = fs::metadata(&path).and_then(|meta| meta.modified()).ok()?;
+                Some(modified.elapsed().ok()? > ABANDONED)
+            };
+            if name.is_some_and(temporary)
+                && old() == Some(true)
+                && let Err(error) = fs::remove_file(&path)
+            {
+                debug!(path = %path.display(), %error, "not swept");
+            }
+        }
+        Ok(())
+    }
+}
+
+fn remove(entries: impl Iterator<Item = Entry>) -> Result<Vec<Entry>> {
+    let mut removed = Vec::new();
+    for entry in entries {
+        match fs::remove_file(&entry.path) {
+            Ok(()) => {
+                debug!(path = %entry.path.display(), bytes = entry.bytes, "compiled module removed");
+                removed.push(entry);
+            }
+            // Another runner was first.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => {
+                let path = entry.path.display();
+                return Err(error).with_context(|| format!("failed to remove {path}"));
+            }
+        }
+    }
+    Ok(removed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sandbox::engine::{Engine, Sizes};
+
+    #[test]
+    fn other_engines_go_first_then_the_least_recently_used() {
+        let sizes = Sizes {
+            guests: 1,
+            memory_bytes: 1 << 20,
+        };
+        let engine = Engine::new(sizes).expect("an engine");
+        let artifacts = Artifacts::temporary(&engine, 250).expect("a folder");
+        let name = |number: u8| Digest::new([number; 32]);
+        let write = |path: PathBuf, age: u64| {
+            fs::write(&path, [0; 100]).expect("written");
+            let file = fs::File::options().write(true).open(&path).expect("opened");
+            let then = SystemTime::now() - Duration::from_secs(age);
+            file.set_modified(then).expect("set");
+        };
+        for (number, age) in [(1, 30), (2, 20), (3, 10)] {
+            write(artifacts.path(&name(number)), age);
+        }
+        let another = format!("{}-{:016x}.cwasm", name(4).hex(), artifacts.engine ^ 1);
+        write(artifacts.folder.join(another), 0);
+        write(artifacts.folder.join("draft-now"), 0);
+        write(artifacts.folder.join("draft-then"), 3 * 86_400);
+        write(artifacts.folder.join("x.lock"), 3 * 86_400);
+        write(artifacts.folder.join("others.txt"), 3 * 86_400);
+
+        let numbers = |entries: Vec<Entry>| -> Vec<Digest> {
+            entries.into_iter().map(|entry| entry.digest).collect()
+        };
+        let all = artifacts.entries().expect("read");
+        assert_eq!(numbers(all), [4, 3, 2, 1].map(name));
+        let removed = artifacts.prune().expect("pruned");
+        assert_eq!(numbers(removed), [4, 1].map(name));
+        assert_eq!(artifacts.remove_others().expect("removed"), []);
+        artifacts.touch(&name(2));
+        let removed = artifacts.prune_to(100).expect("pruned");
+        assert_eq!(numbers(removed), [3].map(name));
+        let mut left: Vec<_> = artifacts
+            .files()
+            .expect("read")
+            .filter_map(|path| Some(path.file_name()?.to_str()?.to_owned()))
+            .collect();
+        left.sort();
+        let kept = artifacts.path(&name(2));
+        let kept = kept.file_name().and_then(|it| it.to_str()).expect("a name");
+        assert_eq!(left, [kept, "draft-now", "key", "others.txt"]);
+        assert_eq!(
+            numbers(artifacts.prune_to(0).expect("pruned")),
+            [2].map(name)
+        );
+    }
+}
