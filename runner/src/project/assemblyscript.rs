@@ -49,7 +49,7 @@ pub(super) const LANGUAGE: Language = Language {
         ),
     ],
     wit: false,
-    made: &["node_modules"],
+    made: &["node_modules", ".venv"],
     tools: &[&NODE, &ASC],
     build,
 };

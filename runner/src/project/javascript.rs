@@ -2,7 +2,7 @@
 //! file of the sources and of what they import from `node_modules`; tsc checks the types.
 
 use std::ffi::OsString;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::Result;
 
@@ -40,7 +40,7 @@ pub(super) const TYPESCRIPT: Language = Language {
         ("sample/output.json", OUTPUT),
     ],
     wit: false,
-    made: &["node_modules"],
+    made: &["node_modules", ".venv"],
     tools: &[&NODE, &TSC, &ESBUILD, &COMPONENTIZE],
     build: |workshop| {
         let mut tsc = npm_command(workshop, &TSC)?;
@@ -74,7 +74,7 @@ pub(super) const JAVASCRIPT: Language = Language {
         ("sample/output.json", OUTPUT),
     ],
     wit: false,
-    made: &["node_modules"],
+    made: &["node_modules", ".venv"],
     tools: &[&NODE, &ESBUILD, &COMPONENTIZE],
     build: |workshop| build(workshop, "src/task.js"),
 };
@@ -143,6 +143,8 @@ fn build(workshop: &Workshop<'_>, entry: &str) -> Result<Vec<u8>> {
     componentize.args(["--world", world]);
     componentize.arg("--js").arg(&bundle);
     componentize.arg("--output").arg(&component);
+    // It says there what it is about to do; what went wrong it says on stderr.
+    componentize.stdout(Stdio::null());
     // Runners have neither the asynchronous ABI nor, without a grant, WASI.
     componentize.args(["--sync", "--stub-wasi", "--opt-size"]);
     workshop.run(componentize)?;
