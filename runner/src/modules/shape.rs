@@ -197,10 +197,7 @@ mod tests {
     #[test]
     fn a_panic_is_an_error() {
         let error = caught::<()>(|| panic!("impossible: {}", 1)).expect_err("an error");
-        assert_eq!(
-            error.to_string(),
-            "its metadata contradicts itself: impossible: 1"
-        );
+        assert_eq!(error.to_string(), "its metadata contradicts itself");
         assert!(!CAUGHT.get());
         caught(|| Ok(())).expect("no error");
     }
