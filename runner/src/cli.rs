@@ -35,7 +35,7 @@ use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use crate::broker;
-use crate::modules::jail;
+use crate::modules::{jail, shape};
 
 /// It worked; for `run`, `submit` and `outcome`: the task succeeded; for `cancel`: it was canceled.
 pub const OK: u8 = 0;
@@ -112,6 +112,7 @@ enum Command {
 /// Parses the arguments and runs the command.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    shape::quiet();
     log_to_stderr(match cli.command {
         Command::Serve(_) => "info",
         // The client warns of every denial, which is what it is there to find.

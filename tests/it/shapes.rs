@@ -156,7 +156,7 @@ fn hostile() -> Vec<(&'static str, Vec<u8>)> {
         (
             "snapshot-0",
             module(&format!(
-                "(import \"wasi_unstable\" \"fd_write\" (func)) {start}"
+                "(import \"wasi_unstable\" \"fd_write\" (func)) {memory} {start}"
             )),
         ),
         (

@@ -12,7 +12,7 @@ use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{
-    DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
+    DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
 };
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -32,6 +32,10 @@ const KEY_BYTES: usize = 32;
 const CODE_BYTES: usize = 32;
 /// What the key in the folder is used for.
 const PURPOSE: &str = "wasmqtt 2026-11-23 authentication of compiled modules";
+const PURPOSE_OF_PIECES: &str = "wasmqtt 2026-11-23 authentication of pieces of compiled modules";
+/// Each has a code of its own; CPython's 40 MB are five.
+const PIECE_BYTES: u64 = 8 << 20;
+const MAX_THREADS: usize = 4;
 const DRAFT: &str = "draft-";
 
 /// A folder of compiled modules.
@@ -40,6 +44,7 @@ pub struct Artifacts {
     /// Removes the folder in the end, if it is ours alone.
     _temporary: Option<TempDir>,
     key: [u8; KEY_BYTES],
+    pieces: [u8; KEY_BYTES],
     /// Of wasmtime's version, every setting that shapes code, and what core modules become: another engine's artifacts
     /// are not ours.
     engine: u64,
@@ -82,6 +87,7 @@ impl Artifacts {
             folder: folder.to_owned(),
             _temporary: None,
             key: blake3::derive_key(PURPOSE, &key),
+            pieces: blake3::derive_key(PURPOSE_OF_PIECES, &key),
             engine: hasher.finish(),
             max_bytes,
         })
@@ -105,7 +111,7 @@ impl Artifacts {
     /// the engine's pool.
     pub fn load(&self, engine: &Engine, digest: &Digest) -> Result<Option<Component>> {
         let path = self.path(digest);
-        let mut file = match File::open(&path) {
+        let file = match File::open(&path) {
             Ok(file) => file,
             Err(error) => {
                 if error.kind() != std::io::ErrorKind::NotFound {
@@ -114,7 +120,7 @@ impl Artifacts {
                 return Ok(None);
             }
         };
-        if !self.is_ours(&mut file, digest) {
+        if !self.is_ours(&file, digest) {
             warn!(path = %path.display(), "compiled module is not as we wrote it: compiling again");
             // Whatever it is, it must not be found again.
             let _ = fs::remove_file(&path);
@@ -159,7 +165,6 @@ impl Artifacts {
     pub fn keep(&self, digest: &Digest, mut draft: NamedTempFile) -> Result<()> {
         let file = draft.as_file_mut();
         let bytes = file.seek(SeekFrom::End(0))?;
-        file.seek(SeekFrom::Start(0))?;
         let code = self.code(digest, file, bytes).context("failed to read")?;
         file.write_all(code.as_bytes()).context("failed to write")?;
         draft
@@ -179,7 +184,7 @@ impl Artifacts {
     }
 
     /// Whether the file holds what we wrote under that name.
-    fn is_ours(&self, file: &mut File, digest: &Digest) -> bool {
+    fn is_ours(&self, file: &File, digest: &Digest) -> bool {
         let bytes = file.metadata().map_or(0, |meta| meta.len());
         let Some(bytes) = bytes.checked_sub(CODE_BYTES as u64) else {
             return false;
@@ -189,23 +194,66 @@ impl Artifacts {
         };
         let mut written = [0; CODE_BYTES];
         // Compared in constant time.
-        file.read_exact(&mut written).is_ok() && code == blake3::Hash::from_bytes(written)
+        file.read_exact_at(&mut written, bytes).is_ok() && code == blake3::Hash::from_bytes(written)
     }
 
-    /// The authentication code of the next `bytes` of a file: keyed BLAKE3 over the module, the engine and these. HMAC with
-    /// SHA-256 takes three times as long, which is what a restart waits for.
-    fn code(&self, digest: &Digest, file: &mut File, bytes: u64) -> Result<blake3::Hash> {
+    /// The authentication code of the first `bytes` of a file: keyed BLAKE3 over the module, the engine, the length and the
+    /// codes of its pieces, which are taken on several threads: it is what a restart waits for.
+    fn code(&self, digest: &Digest, file: &File, bytes: u64) -> Result<blake3::Hash> {
+        let pieces = usize::try_from(bytes.div_ceil(PIECE_BYTES)).context("too large")?;
+        let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+        let threads = cores.min(MAX_THREADS).min(pieces).max(1);
+        let every = |first: usize| -> std::io::Result<Vec<(usize, blake3::Hash)>> {
+            let mut chunk = vec![0; 256 << 10];
+            (first..pieces)
+                .step_by(threads)
+                .map(|piece| Ok((piece, self.piece(file, piece as u64, bytes, &mut chunk)?)))
+                .collect()
+        };
+        let taken = std::thread::scope(|scope| {
+            let others: Vec<_> = (1..threads)
+                .map(|first| scope.spawn(move || every(first)))
+                .collect();
+            let mut taken = vec![every(0)];
+            let died = |_| Err(std::io::Error::other("a thread died"));
+            taken.extend(
+                others
+                    .into_iter()
+                    .map(|other| other.join().unwrap_or_else(died)),
+            );
+            taken
+        });
+        let mut codes = taken
+            .into_iter()
+            .collect::<std::io::Result<Vec<_>>>()?
+            .concat();
+        codes.sort_unstable_by_key(|(piece, _)| *piece);
         let mut hasher = blake3::Hasher::new_keyed(&self.key);
         hasher.update(digest.hex().as_bytes());
         hasher.update(&self.engine.to_le_bytes());
-        let mut chunk = vec![0; 256 << 10];
-        let mut left = bytes;
-        while left > 0 {
-            let most = usize::try_from(left).map_or(chunk.len(), |left| left.min(chunk.len()));
-            let read = file.read(&mut chunk[..most])?;
-            ensure!(read > 0, "it ends early");
-            hasher.update(&chunk[..read]);
-            left -= read as u64;
+        hasher.update(&bytes.to_le_bytes());
+        for (_, code) in codes {
+            hasher.update(code.as_bytes());
+        }
+        Ok(hasher.finalize())
+    }
+
+    fn piece(
+        &self,
+        file: &File,
+        piece: u64,
+        bytes: u64,
+        chunk: &mut [u8],
+    ) -> std::io::Result<blake3::Hash> {
+        let mut hasher = blake3::Hasher::new_keyed(&self.pieces);
+        let mut at = piece * PIECE_BYTES;
+        let end = bytes.min(at + PIECE_BYTES);
+        while at < end {
+            let most = (end - at).min(chunk.len() as u64);
+            let part = &mut chunk[..most as usize];
+            file.read_exact_at(part, at)?;
+            hasher.update(part);
+            at += most;
         }
         Ok(hasher.finalize())
     }
@@ -263,4 +311,56 @@ fn key(path: &Path) -> Result<[u8; KEY_BYTES]> {
         }
     }
     read()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sandbox::engine::Sizes;
+
+    /// Whatever is changed: a byte of any piece, the order of pieces, the length, the name.
+    #[test]
+    fn what_is_changed_is_not_ours() {
+        let sizes = Sizes {
+            guests: 1,
+            memory_bytes: 1 << 20,
+        };
+        let engine = Engine::new(sizes).expect("an engine");
+        let artifacts = Artifacts::temporary(&engine, u64::MAX).expect("a folder");
+        let (name, other) = (Digest::new([1; 32]), Digest::new([2; 32]));
+        let piece = PIECE_BYTES as usize;
+        let whole: Vec<u8> = (0..2 * piece + 5).map(|n| (n / piece) as u8).collect();
+        for bytes in [&whole[..], &whole[..piece], &whole[..1], b""] {
+            let mut draft = artifacts.draft().expect("a draft");
+            draft.write_all(bytes).expect("written");
+            artifacts.keep(&name, draft).expect("kept");
+            let path = artifacts.path(&name);
+            let written = fs::read(&path).expect("read");
+            assert_eq!(written.len(), bytes.len() + CODE_BYTES);
+            let is_ours = |digest: &Digest, bytes: &[u8]| {
+                fs::write(&path, bytes).expect("written");
+                artifacts.is_ours(&File::open(&path).expect("opened"), digest)
+            };
+            assert!(is_ours(&name, &written));
+            assert!(!is_ours(&other, &written));
+            for at in [0, piece, 2 * piece, written.len() - 1] {
+                let mut flipped = written.clone();
+                if let Some(byte) = flipped.get_mut(at) {
+                    *byte ^= 1;
+                    assert!(!is_ours(&name, &flipped), "{at} of {}", bytes.len());
+                }
+            }
+            assert!(!is_ours(&name, &written[1..]));
+            assert!(!is_ours(&name, &written[..written.len() - 1]));
+            assert!(!is_ours(&name, b""));
+            if bytes.len() > 2 * piece {
+                let exchanged = [
+                    &written[piece..2 * piece],
+                    &written[..piece],
+                    &written[2 * piece..],
+                ];
+                assert!(!is_ours(&name, &exchanged.concat()));
+            }
+        }
+    }
 }

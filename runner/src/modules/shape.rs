@@ -3,8 +3,11 @@
 //! Pure: bytes to bytes. wit-component reads what a stranger wrote: in a runner only the jail's child calls this.
 
 use std::borrow::Cow;
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
+use tracing::debug;
 use wasi_preview1_component_adapter_provider::{
     WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME as WASI_P1, WASI_SNAPSHOT_PREVIEW1_COMMAND_ADAPTER,
     WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER,
@@ -33,7 +36,7 @@ pub fn component(bytes: &[u8]) -> Result<Cow<'_, [u8]>, TaskError> {
         return Ok(Cow::Borrowed(bytes));
     }
     let wasi = structure.imports.iter().any(|import| import == WASI_P1);
-    let component = encode(bytes, structure.shape, wasi).map_err(|why| {
+    let component = caught(|| encode(bytes, structure.shape, wasi)).map_err(|why| {
         let why = format!("failed to make a component of a core module: {why:#}");
         TaskError::new(ErrorCode::ModuleInvalid, why)
     })?;
@@ -73,6 +76,35 @@ pub(super) fn recipe() -> impl std::hash::Hash {
         WASI_SNAPSHOT_PREVIEW1_COMMAND_ADAPTER,
         WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER,
     )
+}
+
+thread_local! {
+    static CAUGHT: Cell<bool> = const { Cell::new(false) };
+}
+
+/// wit-component and what it stands on take some metadata for impossible, and panic: that is the module's fault.
+fn caught<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    CAUGHT.set(true);
+    let done = catch_unwind(AssertUnwindSafe(work));
+    CAUGHT.set(false);
+    let panic = match done {
+        Ok(done) => return done,
+        Err(panic) => panic,
+    };
+    let literal = panic.downcast_ref::<&str>().copied();
+    let said = literal.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    debug!(said, "wit-component panicked");
+    bail!("its metadata contradicts itself")
+}
+
+/// From now on nothing is printed of a panic that is caught here and told as an error. For programs.
+pub fn quiet() {
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if !CAUGHT.get() {
+            before(panic);
+        }
+    }));
 }
 
 fn encode(module: &[u8], shape: Shape, wasi: bool) -> Result<Vec<u8>> {
@@ -160,6 +192,14 @@ mod tests {
             );
         }
         assert!(ADAPTED.functions < 1_000);
+    }
+
+    #[test]
+    fn a_panic_is_an_error() {
+        let error = caught::<()>(|| panic!("impossible: {}", 1)).expect_err("an error");
+        assert_eq!(error.to_string(), "its metadata contradicts itself");
+        assert!(!CAUGHT.get());
+        caught(|| Ok(())).expect("no error");
     }
 
     #[test]

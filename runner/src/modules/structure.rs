@@ -6,7 +6,7 @@ use std::collections::HashSet;
 
 use wasmparser::{
     BinaryReaderError, ComponentExternalKind, ComponentTypeRef, Encoding, ExternalKind, Parser,
-    Payload,
+    Payload, TypeRef,
 };
 
 use crate::grants::{Capability, Grants};
@@ -228,6 +228,7 @@ pub fn read(bytes: &[u8]) -> Result<Structure, TaskError> {
     let shape = outside.shape();
     let unfit = match shape {
         Shape::OtherComponent | Shape::OtherModule => Some(unfit::why(&outside)),
+        Shape::CoreCommand if !outside.memory => Some(unfit::NO_MEMORY.to_owned()),
         _ => None,
     };
     Ok(Structure {
@@ -267,6 +268,8 @@ struct Outside {
     command: bool,
     /// A core module that exports `_start`.
     start: bool,
+    /// A core module that exports its memory, or imports one.
+    memory: bool,
     /// Has `component-type` sections.
     metadata: bool,
     /// Is a shared library.
@@ -298,6 +301,8 @@ impl Outside {
             Payload::ImportSection(section) => {
                 for import in section.into_imports() {
                     let import = import.map_err(malformed)?;
+                    // An imported one is denied by its name.
+                    self.memory |= matches!(import.ty, TypeRef::Memory(_));
                     self.core_import(import.module, import.name)?;
                 }
             }
@@ -308,6 +313,7 @@ impl Outside {
                     // The second is how tools are to write it from 2025 on.
                     self.run |= function && ["run", "cm32p2||run"].contains(&export.name);
                     self.start |= function && export.name == "_start";
+                    self.memory |= export.kind == ExternalKind::Memory && export.name == "memory";
                     self.exports.add(export.name);
                 }
             }

@@ -45,6 +45,10 @@ const ASSEMBLY_SCRIPT: &str =
     "AssemblyScript's glue to JavaScript; build it with `asc --use abort=`";
 const LIBRARY: &str = "what a shared library needs of its main module; link it statically";
 
+/// Where WASI would read and write.
+pub(super) const NO_MEMORY: &str =
+    "a core module with `_start` must export its memory as `memory`; this one does not";
+
 /// What a foreign import is, and what to do.
 pub(super) fn hint(import: &str) -> Option<&'static str> {
     if import.starts_with("wasi:") && import.contains("@0.3.") {
