@@ -13,6 +13,7 @@ use wasmqtt::contract::DOCUMENTS;
 use wasmqtt::envelope::decode::{Rules, decode};
 use wasmqtt::envelope::topics::Topics;
 use wasmqtt::envelope::{Inbound, Message};
+use wasmqtt::modules::source::chunks::Manifest;
 use wasmqtt::task::Shape;
 
 /// Holds a message to its document, whoever published it; panics when it does not fit. Topics without a meaning, and
@@ -34,6 +35,10 @@ pub(crate) fn seen(inbound: &Inbound) {
         _ => {}
     }
     match above {
+        // Or a module's bytes.
+        Some("modules") if Manifest::parse(&inbound.payload).is_ok() => {
+            fits("module-manifest", &json(inbound));
+        }
         Some("task_status") => fits("status", &json(inbound)),
         Some("task_log") => fits("log", &json(inbound)),
         Some("task_control") => fits("control", &json(inbound)),
@@ -48,7 +53,8 @@ pub(crate) fn seen(inbound: &Inbound) {
 /// The same for what a test publishes: only what a producer may is looked at.
 #[track_caller]
 pub(crate) fn published(message: &Message) {
-    if message.topic.ends_with("task_queue") || message.topic.contains("task_control/") {
+    let by_producers = ["task_queue", "task_control/", "modules/"];
+    if by_producers.iter().any(|it| message.topic.contains(it)) {
         seen(&Inbound {
             topic: message.topic.clone(),
             payload: message.payload.clone(),
