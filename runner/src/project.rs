@@ -17,6 +17,7 @@ mod go;
 mod javascript;
 mod python;
 mod rust;
+mod segments;
 mod wat;
 mod zig;
 

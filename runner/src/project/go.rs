@@ -5,6 +5,7 @@ use anyhow::{Result, bail};
 use crate::project::build::Workshop;
 use crate::project::language::{Language, Tool};
 use crate::project::manifest::World;
+use crate::project::segments;
 
 /// Go.
 pub(super) const LANGUAGE: Language = Language {
@@ -52,5 +53,5 @@ fn build(workshop: &Workshop<'_>) -> Result<Vec<u8>> {
     go.args(["build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w"]);
     go.arg("-o").arg(&core).arg(".");
     workshop.run(go)?;
-    workshop.read(&core)
+    segments::joined(workshop.read(&core)?)
 }
