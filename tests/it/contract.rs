@@ -31,7 +31,10 @@ pub(crate) fn seen(inbound: &Inbound) {
         ("task_queue", _) => return task(inbound),
         ("task_completed", _) => return outcome(inbound),
         ("task_dead_letter", _) => return fits("dead-letter", &json(inbound)),
-        _ if matches!(first, Some("replies" | "task_reply")) => return outcome(inbound),
+        // Guests may publish there, too.
+        _ if matches!(first, Some("replies" | "task_reply")) && is_outcome(inbound) => {
+            return outcome(inbound);
+        }
         _ => {}
     }
     match above {
@@ -116,10 +119,19 @@ fn task(inbound: &Inbound) {
     }
 }
 
+fn is_outcome(inbound: &Inbound) -> bool {
+    let json = inbound.properties.content_type.as_deref() == Some("application/json");
+    json || has_status(inbound)
+}
+
+fn has_status(inbound: &Inbound) -> bool {
+    let mut user = inbound.properties.user.iter();
+    user.any(|(name, _)| name == "status")
+}
+
 #[track_caller]
 fn outcome(inbound: &Inbound) {
-    let user = &inbound.properties.user;
-    if user.iter().any(|(name, _)| name == "status") {
+    if has_status(inbound) {
         fits("outcome-properties", &properties(inbound));
     } else {
         fits("outcome", &json(inbound));
