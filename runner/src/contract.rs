@@ -39,6 +39,7 @@ documents! {
     "log", "log.schema.json", "a line of a task's log";
     "control", "control.schema.json", "what a producer says of a task";
     "dead-letter", "dead-letter.schema.json", "a task that was given up";
+    "module-manifest", "module-manifest.schema.json", "what a module is made of that is published in chunks";
     "runner-status", "runner-status.schema.json", "a runner's presence";
 }
 

@@ -246,7 +246,8 @@ pub(crate) async fn what_is_heard_of_is_not_published_again() {
     let (_, mut updates) = client.submit(&task).await.expect("a PUBACK");
     worker.hear(is_task).await;
     for done in 0..25 {
-        let progress = json!({"id": "long", "status": "progress", "done": done, "total": 25});
+        let progress = json!({"id": "long", "status": "progress", "done": done, "total": 25,
+            "message": "", "runner": "worker", "at": "2026-01-31T12:00:00.000Z"});
         let progress = Message::new("task_status/long", progress.to_string());
         worker.publisher.publish(progress).await.expect("a PUBACK");
         assert!(matches!(
@@ -409,7 +410,8 @@ pub(crate) async fn interrupted() {
     worker.hear(is_task).await;
     let mut stderr = BufReader::new(child.stderr.take().expect("its stderr")).lines();
     // What it shows shows that it waits.
-    let line = json!({"id": "goes-on", "level": "info", "message": "working"});
+    let line = json!({"id": "goes-on", "level": "info", "source": "log", "message": "working",
+        "at": "2026-01-31T12:00:00.000Z"});
     let line = Message::new("task_log/goes-on", line.to_string());
     worker.publisher.publish(line).await.expect("a PUBACK");
     let shown = stderr.next_line().await.expect("read");

@@ -19,6 +19,9 @@ use crate::under_test::Serve;
 /// Not plain: quotes, a backslash, a letter beyond ASCII.
 const TEXT: &str = r#"hello "you" \ é"#;
 
+/// What a listener says when it is subscribed.
+const LISTENING: &str = "listening";
+
 /// What a test needs that is not here: its name, and how to get it.
 pub(crate) fn lacking(test: &str) -> Option<(&'static str, &'static str)> {
     const NPM: &str = "mkdir -p target/clients && cp examples/clients/javascript/package*.json \
@@ -116,13 +119,18 @@ impl Stage {
 
     /// A listener of a name, which is subscribed.
     async fn listen(&self, program: &Program, name: &str) -> Listener {
+        let mut listener = self.start(program, name);
+        assert_eq!(listener.read().await, LISTENING);
+        listener
+    }
+
+    /// The same, not waited for: what came while it was away may be what it says first.
+    fn start(&self, program: &Program, name: &str) -> Listener {
         let args = [program.args().as_slice(), &[name]].concat();
         let mut command = self.command(&program.0[0], &args);
         let mut child = command.process_group(0).spawn().expect("it starts");
         let lines = BufReader::new(child.stdout.take().expect("its output")).lines();
-        let mut listener = Listener { child, lines };
-        assert_eq!(listener.line().await, "listening");
-        listener
+        Listener { child, lines }
     }
 
     async fn end(self) {
@@ -150,7 +158,17 @@ struct Listener {
 }
 
 impl Listener {
+    /// The next outcome.
     async fn line(&mut self) -> String {
+        loop {
+            let line = self.read().await;
+            if line != LISTENING {
+                return line;
+            }
+        }
+    }
+
+    async fn read(&mut self) -> String {
         let line = timeout(PATIENCE, self.lines.next_line()).await;
         let line = line.expect("a line in time").expect("UTF-8");
         line.expect("it goes on")
@@ -230,7 +248,7 @@ async fn listens(stage: &Stage, listen: &Program, publish: impl AsyncFn(&str, &s
     listener.die().await;
 
     publish("a-5", "nobody").await;
-    let mut listener = stage.listen(listen, "listener").await;
+    let mut listener = stage.start(listen, "listener");
     let mut line = listener.line().await;
     // It may have been killed with the last one handled, but not yet recorded.
     if line == "a-4 succeeded reject" {

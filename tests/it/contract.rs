@@ -13,6 +13,7 @@ use wasmqtt::contract::DOCUMENTS;
 use wasmqtt::envelope::decode::{Rules, decode};
 use wasmqtt::envelope::topics::Topics;
 use wasmqtt::envelope::{Inbound, Message};
+use wasmqtt::modules::source::chunks::Manifest;
 use wasmqtt::task::Shape;
 
 /// Holds a message to its document, whoever published it; panics when it does not fit. Topics without a meaning, and
@@ -30,10 +31,17 @@ pub(crate) fn seen(inbound: &Inbound) {
         ("task_queue", _) => return task(inbound),
         ("task_completed", _) => return outcome(inbound),
         ("task_dead_letter", _) => return fits("dead-letter", &json(inbound)),
-        _ if matches!(first, Some("replies" | "task_reply")) => return outcome(inbound),
+        // Guests may publish there, too.
+        _ if matches!(first, Some("replies" | "task_reply")) && is_outcome(inbound) => {
+            return outcome(inbound);
+        }
         _ => {}
     }
     match above {
+        // Or a module's bytes.
+        Some("modules") if Manifest::parse(&inbound.payload).is_ok() => {
+            fits("module-manifest", &json(inbound));
+        }
         Some("task_status") => fits("status", &json(inbound)),
         Some("task_log") => fits("log", &json(inbound)),
         Some("task_control") => fits("control", &json(inbound)),
@@ -48,7 +56,8 @@ pub(crate) fn seen(inbound: &Inbound) {
 /// The same for what a test publishes: only what a producer may is looked at.
 #[track_caller]
 pub(crate) fn published(message: &Message) {
-    if message.topic.ends_with("task_queue") || message.topic.contains("task_control/") {
+    let by_producers = ["task_queue", "task_control/", "modules/"];
+    if by_producers.iter().any(|it| message.topic.contains(it)) {
         seen(&Inbound {
             topic: message.topic.clone(),
             payload: message.payload.clone(),
@@ -110,10 +119,19 @@ fn task(inbound: &Inbound) {
     }
 }
 
+fn is_outcome(inbound: &Inbound) -> bool {
+    let json = inbound.properties.content_type.as_deref() == Some("application/json");
+    json || has_status(inbound)
+}
+
+fn has_status(inbound: &Inbound) -> bool {
+    let mut user = inbound.properties.user.iter();
+    user.any(|(name, _)| name == "status")
+}
+
 #[track_caller]
 fn outcome(inbound: &Inbound) {
-    let user = &inbound.properties.user;
-    if user.iter().any(|(name, _)| name == "status") {
+    if has_status(inbound) {
         fits("outcome-properties", &properties(inbound));
     } else {
         fits("outcome", &json(inbound));

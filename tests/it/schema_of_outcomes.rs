@@ -8,11 +8,13 @@ use serde_json::{Value, json};
 use wasmqtt::envelope::encode::{self, Event, LogLine};
 use wasmqtt::envelope::topics::Topics;
 use wasmqtt::envelope::{Inbound, Message, Properties, answer};
+use wasmqtt::modules::Content;
+use wasmqtt::modules::source::chunks::Manifest;
 use wasmqtt::task::outcome::{
     Attempt, CacheHit, ErrorCode, GuestRetry, Outcome, Output, Status, TaskError, Usage,
 };
 use wasmqtt::task::tenant::TenantId;
-use wasmqtt::task::{Digest, Reply, Shape, TaskId};
+use wasmqtt::task::{Digest, ModuleName, Reply, Shape, TaskId};
 
 use crate::contract::{outcome_json, seen, wrong};
 use crate::schema_of_tasks::decoded;
@@ -85,6 +87,10 @@ pub(crate) async fn the_encoder_agrees() {
             );
         }
     }
+    let module = Content::new(Bytes::from_static(b"\0asm and more"));
+    let (manifest, _) = Manifest::cut(&module, 4);
+    let topic = topics.module(&task.tenant, &ModuleName::parse("a").expect("a name"));
+    written.see("module-manifest", &Message::new(topic, manifest.to_json()));
     for (name, written) in written.0 {
         let document = document(name);
         let described = names(&document["properties"]);

@@ -123,7 +123,14 @@ fn values(field: &str) -> (Vec<Value>, Vec<Value>) {
                 json!(format!("upper@sha256:{hex}")),
                 json!(format!("sha256:{hex}")),
                 json!("oci://registry.example/acme/thumbnail:1.2"),
+                json!("oci://localhost:5000/a__b/c-d.e"),
+                json!(format!("oci://ghcr.io/a/b:1@sha256:{}", "ab".repeat(32))),
                 json!("https://example.com/a.wasm"),
+                json!("https://[::1]:8443/a/b.wasm?v=1&x=%20"),
+                json!(format!(
+                    "https://example.com/@a/b@sha256:{}",
+                    "ab".repeat(32)
+                )),
             ],
             vec![
                 json!(""),
@@ -136,6 +143,12 @@ fn values(field: &str) -> (Vec<Value>, Vec<Value>) {
                 json!(format!("a@sha256:{hex}0")),
                 json!(format!("sha256:{}", "+f".repeat(32))),
                 json!("oci://a b"),
+                json!("oci://ghcr.io"),
+                json!("oci://ghcr.io/Acme/b"),
+                json!("oci://ghcr.io/a/b:"),
+                json!("https://example.com"),
+                json!("https://example.com/"),
+                json!("https://example.com/a#b"),
                 json!("http://example.com/a.wasm"),
                 json!("x".repeat(129)),
                 json!(["upper"]),

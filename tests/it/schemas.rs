@@ -10,6 +10,7 @@ use wasmqtt::envelope::decode::{
     JSON_FIELDS, LIMIT_FIELDS, MAX_LABEL_BYTES, MAX_LABELS, PROPERTY_FIELDS, RETRY_FIELDS,
 };
 use wasmqtt::envelope::topics::{MAX_REPLY_TOPIC, Topics};
+use wasmqtt::modules::source::chunks::MAX_CHUNKS;
 use wasmqtt::task::outcome::{CacheHit, ErrorCode, Status};
 use wasmqtt::task::tenant::TenantId;
 use wasmqtt::task::{ModuleName, TaskId};
@@ -64,6 +65,9 @@ pub(crate) async fn words_agree() {
     assert_eq!(task["$defs"]["id"]["pattern"], id);
     assert_eq!(outcome["$defs"]["id"]["pattern"], id);
 
+    let manifest = document("module-manifest");
+    assert_eq!(manifest["properties"]["chunks"]["maxItems"], MAX_CHUNKS);
+
     for document in DOCUMENTS.iter().filter(|d| d.name != "asyncapi") {
         let schema: Value = serde_json::from_str(document.text).expect("JSON");
         for example in schema["examples"].as_array().into_iter().flatten() {
@@ -89,6 +93,8 @@ pub(crate) async fn the_asyncapi_document() {
             topics.control(&tenant, &id),
             topics.dead_letter(&tenant),
             topics.module(&tenant, &name),
+            format!("{}/HEX", topics.module(&tenant, &name)),
+            topics.module_signature(&tenant, &name),
         ]);
     }
     let channels = api["channels"].as_object().expect("channels");
@@ -107,7 +113,8 @@ pub(crate) async fn the_asyncapi_document() {
         Some(
             address
                 .replace("{tenant}", "tenant")
-                .replace("{runner}", "RUNNER"),
+                .replace("{runner}", "RUNNER")
+                .replace("{hex}", "HEX"),
         )
     };
     let addresses: BTreeSet<String> = channels.values().filter_map(address).collect();

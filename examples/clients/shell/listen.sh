@@ -11,15 +11,18 @@ sub() {
   mosquitto_sub -h "${MQTT_HOST:-127.0.0.1}" -p "${MQTT_PORT:-1883}" -V 5 -i "$name" -c -x 86400 -q 1 \
     -t task_completed "$@"
 }
-sub -E
+handle() {
+  while read -r outcome; do
+    # What is no JSON object is the output of a task that travelled as user properties.
+    id=$(printf %s "$outcome" | jq -re 'objects | .id' 2>/dev/null) || continue
+    # At least once means: twice, now and then.
+    if grep -qxF -e "$id" "$name.ids"; then continue; fi
+    printf %s "$outcome" | jq -r '
+      if .status == "succeeded" then "\(.id) succeeded \(.output)"
+      else "\(.id) \(.status) \(.error.code)" end' # failed, timed_out, rejected, expired or canceled
+    echo "$id" >>"$name.ids"
+  done
+}
+sub -E | handle # subscribes; what came while it was away may come now
 echo listening
-sub | while read -r outcome; do
-  # What is no JSON object is the output of a task that travelled as user properties.
-  id=$(printf %s "$outcome" | jq -re 'objects | .id' 2>/dev/null) || continue
-  # At least once means: twice, now and then.
-  if grep -qxF -e "$id" "$name.ids"; then continue; fi
-  printf %s "$outcome" | jq -r '
-    if .status == "succeeded" then "\(.id) succeeded \(.output)"
-    else "\(.id) \(.status) \(.error.code)" end' # failed, timed_out, rejected, expired or canceled
-  echo "$id" >>"$name.ids"
-done
+sub | handle
