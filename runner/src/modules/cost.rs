@@ -87,7 +87,9 @@ pub fn check(bytes: &[u8], limits: &CompileLimits) -> Result<Cost, TaskError> {
 pub fn check_outside(bytes: &[u8]) -> Result<(), TaskError> {
     let (mut depth, mut outside) = (0_usize, 0);
     for payload in Parser::new(0).parse_all(bytes) {
-        let section = match payload.map_err(invalid)? {
+        // What is no module: whoever reads it says why, and gets no further.
+        let Ok(payload) = payload else { break };
+        let section = match payload {
             Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => {
                 depth += 1;
                 continue;
