@@ -43,7 +43,7 @@ use crate::tenants::TenantPolicy;
 const REPLACED: Duration = Duration::from_secs(2);
 
 /// What modules are is remembered, in bytes: of one with many long names, for a shorter time.
-const STRUCTURES_BYTES: u64 = 32 << 20;
+const STRUCTURES_BYTES: u64 = 4 << 20;
 /// Bytes that remembering anything takes besides its text, about.
 const ENTRY: usize = 512;
 

@@ -7,6 +7,8 @@
 mod corpus;
 mod jailed;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -42,7 +44,7 @@ fn long() -> bool {
 
 /// What the compiler's process has; the default in long form.
 fn granted() -> (u64, u64) {
-    if long() { (30, 120) } else { (4, 60) }
+    if long() { (60, 120) } else { (4, 60) }
 }
 
 /// A runner with an embedded broker, and a tenant `evil` with these limits.
@@ -75,8 +77,11 @@ async fn task(ear: &mut Ear, tenant: &str, task: Value) -> Value {
     ear.outcome(&id).await
 }
 
+/// Tasks of the honest tenant that have ended.
+type Ended = Arc<AtomicU32>;
+
 /// Fifty tasks a second of an honest tenant, until told to stop; how long each took.
-async fn honest(url: String, mut stop: oneshot::Receiver<()>) -> Vec<Duration> {
+async fn honest(url: String, ended: Ended, mut stop: oneshot::Receiver<()>) -> Vec<Duration> {
     let mut ear = Ear::connect(&url).await;
     push(&ear, "honest", "echo", guests::ECHO.to_vec()).await;
     let warm = json!({"id": "honest-warm", "module": "echo"});
@@ -99,6 +104,7 @@ async fn honest(url: String, mut stop: oneshot::Receiver<()>) -> Vec<Duration> {
         .await;
         assert_eq!(outcome["output"], "x", "{outcome}");
         took.push(asked.elapsed());
+        ended.fetch_add(1, Ordering::Relaxed);
     }
     ear.publisher.close().await;
     took
@@ -112,16 +118,25 @@ fn percentiles(took: &mut [Duration]) -> (f64, f64) {
     (at(50), at(99))
 }
 
-/// What became of a bomb, and what it cost.
-async fn explode(serve: &Serve, ear: &mut Ear, bomb: &Bomb, form: &str) -> Value {
+/// What an honest task costs the runner, and how many have ended.
+struct Honest {
+    cpu: Duration,
+    ended: Ended,
+}
+
+/// What became of a bomb, and what it cost: what the honest tenant's tasks take meanwhile is not the bomb's.
+async fn explode(serve: &Serve, ear: &mut Ear, honest: &Honest, bomb: &Bomb, form: &str) -> Value {
     let wasm = bomb.wasm();
     let bytes = wasm.len();
     let name = format!("{}-{form}", bomb.name.replace('_', "-"));
     push(ear, "evil", &name, wasm).await;
     let before = Spent::of(serve.id());
+    let beside = honest.ended.load(Ordering::Relaxed);
     let asked = Instant::now();
     let outcome = task(ear, "evil", json!({"id": name, "module": name})).await;
-    let (took, spent) = (asked.elapsed(), Spent::of(serve.id()).since(&before));
+    let (took, mut spent) = (asked.elapsed(), Spent::of(serve.id()).since(&before));
+    let beside = honest.ended.load(Ordering::Relaxed) - beside;
+    spent.cpu = spent.cpu.saturating_sub(honest.cpu * beside);
     println!(
         "{name:<34} {bytes:>8} bytes  {:<18} {:6.2} s  outside {:5.2} CPU-s {:>4} MiB  inside {:6.2} CPU-s  {}",
         code(&outcome),
@@ -156,12 +171,15 @@ fn code(outcome: &Value) -> &str {
 async fn explode_all(bombs: &[&Bomb], evil: &str, form: &str) -> Vec<(Value, &'static str)> {
     let (serve, _folder) = runner(evil).await;
     let mut ear = Ear::connect(&serve.url()).await;
-    let mut calm = in_peace(&serve).await;
+    let (mut calm, alone) = in_peace(&serve).await;
     let (stop, stopped) = oneshot::channel();
-    let honest = tokio::spawn(honest(serve.url(), stopped));
+    let honest = tokio::spawn(honest(serve.url(), alone.ended.clone(), stopped));
     let mut outcomes = Vec::new();
     for bomb in bombs {
-        outcomes.push((explode(&serve, &mut ear, bomb, form).await, bomb.name));
+        outcomes.push((
+            explode(&serve, &mut ear, &alone, bomb, form).await,
+            bomb.name,
+        ));
     }
     stop.send(()).expect("it runs");
     let mut took = honest.await.expect("every honest task succeeded");
@@ -179,13 +197,17 @@ async fn explode_all(bombs: &[&Bomb], evil: &str, form: &str) -> Vec<(Value, &'s
     outcomes
 }
 
-/// The honest tenant's times when nobody else is there.
-async fn in_peace(serve: &Serve) -> Vec<Duration> {
+/// The honest tenant's times when nobody else is there, and what they cost.
+async fn in_peace(serve: &Serve) -> (Vec<Duration>, Honest) {
     let (stop, stopped) = oneshot::channel();
-    let honest = tokio::spawn(honest(serve.url(), stopped));
+    let ended = Ended::default();
+    let before = Spent::of(serve.id());
+    let honest = tokio::spawn(honest(serve.url(), ended.clone(), stopped));
     tokio::time::sleep(Duration::from_secs(if long() { 60 } else { 2 })).await;
     stop.send(()).expect("it runs");
-    honest.await.expect("every honest task succeeded")
+    let took = honest.await.expect("every honest task succeeded");
+    let cpu = Spent::of(serve.id()).since(&before).cpu / ended.load(Ordering::Relaxed).max(1);
+    (took, Honest { cpu, ended })
 }
 
 /// Each ends as the corpus says.

@@ -21,7 +21,7 @@ use crate::task::tenant::TenantId;
 use crate::tenants::compile::CompileLimits;
 
 /// Failures that are remembered, in bytes, and for how long.
-const REFUSED_BYTES: u64 = 2 << 20;
+const REFUSED_BYTES: u64 = 1 << 20;
 const REFUSED_FOR: Duration = Duration::from_secs(3600);
 /// How often the folder hears that a module in memory is used.
 const NOTED_FOR: Duration = Duration::from_secs(3600);

@@ -40,9 +40,12 @@ fn with_few(module: &[u8]) -> Result<Option<Vec<u8>>> {
     Ok(None)
 }
 
-/// Where each begins in memory, and its bytes; in the order of their places. None when one is not at a fixed place of
+/// Where it begins in memory, and its bytes.
+type Segment<'a> = (u64, &'a [u8]);
+
+/// The segments, in the order of their places. None when one is not at a fixed place of
 /// the first memory, or two overlap: then their order counts.
-fn segments(reader: DataSectionReader<'_>) -> Result<Option<Vec<(u64, &[u8])>>> {
+fn segments(reader: DataSectionReader<'_>) -> Result<Option<Vec<Segment<'_>>>> {
     let mut segments = Vec::new();
     for segment in reader {
         let segment = segment?;
@@ -67,7 +70,7 @@ fn segments(reader: DataSectionReader<'_>) -> Result<Option<Vec<(u64, &[u8])>>> 
 }
 
 /// What a data section of the joined segments has in it.
-fn contents(segments: Vec<(u64, &[u8])>) -> Vec<u8> {
+fn contents(segments: Vec<Segment<'_>>) -> Vec<u8> {
     let mut joined: Vec<(u64, Vec<u8>)> = Vec::new();
     for (at, data) in segments {
         if let Some((begin, bytes)) = joined.last_mut() {

@@ -45,7 +45,7 @@ pub struct CompileLimits {
 impl Default for CompileLimits {
     fn default() -> CompileLimits {
         CompileLimits {
-            cpu_s: 30,
+            cpu_s: 60,
             wall_s: 120,
             memory_bytes: 1 << 30,
             artifact_bytes: 64 << 20,
