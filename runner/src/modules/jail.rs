@@ -191,7 +191,7 @@ mod tests {
                 signal(Signal::XCPU),
                 "",
                 ErrorCode::ModuleTooCostly,
-                "more than 30 CPU seconds",
+                "more than 60 CPU seconds",
             ),
             (
                 signal(Signal::XFSZ),
