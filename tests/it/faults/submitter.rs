@@ -107,7 +107,9 @@ impl Tasks {
             "burn" => FUEL,
             _ => &self.nap_ms,
         };
-        let task = json!({"id": id, "module": module, "input": input});
+        // A runner is stopped for longer than a task's time is by default: what is tried is not that.
+        let limits = json!({"timeout_ms": 60_000});
+        let task = json!({"id": id, "module": module, "input": input, "limits": limits});
         let task = task.to_string();
         contract::published(&Message::new("task_queue", task.clone()));
         (id, task)
