@@ -105,7 +105,11 @@ pub(crate) async fn found_again_in_milliseconds() {
             break;
         }
     }
-    assert!(least < 50.0, "{least} ms, compiled in {compiled} ms");
+    // Whether it is 50 ms is the machine's; that nothing is compiled is not.
+    assert!(
+        least < compiled / 10.0,
+        "{least} ms, compiled in {compiled} ms"
+    );
 }
 
 async fn cached(rig: &mut Rig, id: &str) -> Value {
