@@ -194,7 +194,7 @@ impl ModuleStore {
         let bytes = content.bytes.clone();
         let read = async {
             let check = move || {
-                // Before the names are read, all of which are kept.
+                // Before the names are read: exports beyond what is kept are not refused there.
                 cost::check_outside(&bytes)?;
                 structure::check(&bytes)
             };
