@@ -8,6 +8,7 @@ pub mod dead_letters;
 pub mod index;
 pub mod record;
 
+mod attempts;
 mod checkpoints;
 mod store;
 mod writer;
@@ -20,7 +21,9 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
+use tracing::error;
 
+use crate::journal::attempts::Attempts;
 use crate::journal::index::{Index, Seen};
 use crate::journal::record::{Attempted, Ended, Entry, Kept, Key};
 use crate::journal::writer::{Command, Writer};
@@ -81,6 +84,7 @@ pub struct Recovered {
 pub struct Journal {
     commands: mpsc::Sender<Command>,
     index: Arc<Mutex<Index>>,
+    attempts: Arc<Attempts>,
     durable: bool,
 }
 
@@ -93,7 +97,8 @@ impl Journal {
     pub fn open(settings: Settings) -> Result<(Journal, Closer, Recovered)> {
         let index = Arc::new(Mutex::new(Index::default()));
         let durable = settings.folder.is_some();
-        let (writer, recovered) = Writer::open(settings, index.clone())?;
+        let attempts = Attempts::open(settings.folder.as_deref()).map(Arc::new)?;
+        let (writer, recovered) = Writer::open(settings, index.clone(), attempts.clone())?;
         let (commands, queue) = mpsc::channel();
         let thread = std::thread::Builder::new()
             .name("journal".to_owned())
@@ -102,6 +107,7 @@ impl Journal {
         let journal = Journal {
             commands,
             index,
+            attempts,
             durable,
         };
         Ok((journal, Closer(thread), recovered))
@@ -112,14 +118,21 @@ impl Journal {
         self.durable
     }
 
-    /// Records that an attempt begins; resolves when that is committed.
-    pub fn attempt(&self, attempted: Attempted) -> impl Future<Output = ()> + Send + use<> {
-        self.write(Entry::Attempt(attempted))
+    /// Records that an attempt begins; it is over when its task has ended, or is kept.
+    pub async fn attempt(&self, attempted: Attempted) {
+        let begun = millis(SystemTime::now());
+        let mut reported = false;
+        while let Err(why) = self.attempts.begin(attempted, begun) {
+            if !std::mem::replace(&mut reported, true) {
+                error!(error = format!("{why:#}"), "a task waits until it can");
+            }
+            tokio::time::sleep(writer::RETRY).await;
+        }
     }
 
     /// Records that an attempt was broken off by this runner: it does not count.
     pub fn broken_off(&self, key: Key) {
-        self.note(Entry::BrokenOff(key));
+        self.attempts.broken_off(key);
     }
 
     /// Keeps a whole task; resolves when that is committed, and its delivery may be acknowledged.
@@ -139,7 +152,8 @@ impl Journal {
 
     /// What is known of a task that is not in hand.
     pub fn seen(&self, key: Key) -> Option<Seen> {
-        lock(&self.index).seen(key)
+        let ended = lock(&self.index).seen(key);
+        ended.or_else(|| self.attempts.died(key).map(Seen::Died))
     }
 
     /// The recorded outcome of a task.

@@ -18,12 +18,10 @@ pub enum Seen {
     Died(Attempted),
 }
 
-/// Every task that ended within the window, and every attempt without an end.
+/// Every task that ended within the window.
 #[derive(Debug, Default)]
 pub struct Index {
     ended: HashMap<Key, Outcome>,
-    /// With the group that each stands in.
-    attempts: HashMap<Key, (Attempted, i64)>,
     groups: BTreeMap<i64, Group>,
     bytes: u64,
     outcomes: usize,
@@ -47,13 +45,10 @@ struct Group {
 impl Index {
     /// What is known of a task.
     pub fn seen(&self, key: Key) -> Option<Seen> {
-        match self.ended.get(&key) {
-            Some(outcome) => Some(Seen::Ended {
-                content: outcome.content,
-                published: outcome.published,
-            }),
-            None => self.attempts.get(&key).map(|(a, _)| Seen::Died(*a)),
-        }
+        self.ended.get(&key).map(|outcome| Seen::Ended {
+            content: outcome.content,
+            published: outcome.published,
+        })
     }
 
     /// The group in which a task's outcome is recorded.
@@ -77,22 +72,8 @@ impl Index {
         let mut ended = Vec::new();
         for entry in entries {
             match entry {
-                Entry::Attempt(attempted) => {
-                    self.attempts.insert(attempted.key, (*attempted, group));
-                }
-                Entry::BrokenOff(key) => match self.attempts.get_mut(key) {
-                    // Those before it still count.
-                    Some((attempted, _)) if attempted.deaths > 0 => {
-                        attempted.deaths -= 1;
-                        attempted.attempt -= 1;
-                    }
-                    _ => drop(self.attempts.remove(key)),
-                },
-                // Its attempt is over: what is kept says how many there were.
-                Entry::Kept(kept) => drop(self.attempts.remove(&kept.key)),
-                Entry::IsKept(key) => drop(self.attempts.remove(key)),
+                Entry::Kept(_) | Entry::IsKept(_) => {}
                 Entry::Ended(outcome) => {
-                    self.attempts.remove(&outcome.key);
                     let known = Outcome {
                         content: outcome.content,
                         published: false,
@@ -150,10 +131,6 @@ impl Index {
             }
             last = Some(number);
         }
-        if let Some(last) = last {
-            // Attempts that nobody heard of again are as old as their group.
-            self.attempts.retain(|_, (_, group)| *group > last);
-        }
         last
     }
 }
@@ -174,15 +151,6 @@ mod tests {
         serde_json::from_value(serde_json::json!(bytes)).expect("content")
     }
 
-    fn attempt(id: &str) -> Entry {
-        Entry::Attempt(Attempted {
-            key: key(id),
-            content: content(),
-            attempt: 1,
-            deaths: 0,
-        })
-    }
-
     fn ended(id: &str) -> Entry {
         Entry::Ended(Arc::new(crate::journal::record::Ended {
             key: key(id),
@@ -195,20 +163,10 @@ mod tests {
     }
 
     #[test]
-    fn attempts_without_an_end_are_deaths() {
-        let mut index = Index::default();
-        index.add(1, 0, 10, &[attempt("a"), attempt("b"), attempt("c")]);
-        index.add(2, 0, 10, &[ended("a"), Entry::BrokenOff(key("b"))]);
-        assert!(matches!(index.seen(key("a")), Some(Seen::Ended { .. })));
-        assert_eq!(index.seen(key("b")), None);
-        assert!(matches!(index.seen(key("c")), Some(Seen::Died(_))));
-    }
-
-    #[test]
     fn what_is_not_published_is_not_forgotten() {
         let mut index = Index::default();
         index.add(1, 0, 10, &[ended("a")]);
-        index.add(2, 0, 10, &[ended("b"), attempt("c")]);
+        index.add(2, 0, 10, &[ended("b")]);
         assert_eq!(index.unpublished(), [key("a"), key("b")]);
         assert_eq!(index.prune(100, 0, 0), None);
         index.add(3, 200, 10, &[Entry::Published(key("a"))]);
@@ -216,7 +174,7 @@ mod tests {
         assert_eq!(index.seen(key("a")), None);
         index.add(4, 200, 10, &[Entry::Published(key("b"))]);
         assert_eq!(index.prune(100, 10, 1000), Some(2));
-        assert_eq!((index.seen(key("b")), index.seen(key("c"))), (None, None));
+        assert_eq!(index.seen(key("b")), None);
         assert_eq!((index.bytes, index.outcomes), (20, 0));
     }
 

@@ -13,7 +13,7 @@ use crate::task::tenant::TenantId;
 use crate::task::{Task, TaskId};
 
 /// The version of the stored form.
-pub const FORMAT: i64 = 1;
+pub const FORMAT: i64 = 2;
 
 /// A task's tenant and id, hashed: what the journal knows a task by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -196,10 +196,6 @@ impl Kept {
 /// One thing that happened, in the order of the log.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Entry {
-    /// An attempt begins.
-    Attempt(Attempted),
-    /// The runner broke it off: it does not count as one that the process died of.
-    BrokenOff(Key),
     /// The runner answers for the task from now on.
     Kept(Box<Kept>),
     /// The same in the log, which needs not hold the task too.
@@ -215,7 +211,7 @@ impl Entry {
     pub fn bytes(&self) -> usize {
         let stored = |m: &Stored| m.payload.len() + m.topic.len() + 40 * m.user.len() + 64;
         match self {
-            Entry::Attempt(_) | Entry::BrokenOff(_) | Entry::IsKept(_) | Entry::Published(_) => 48,
+            Entry::IsKept(_) | Entry::Published(_) => 48,
             Entry::Kept(kept) => stored(&kept.message) + 128 * (kept.attempts.len() + 1),
             Entry::Ended(ended) => ended.messages.iter().map(stored).sum::<usize>() + 96,
         }

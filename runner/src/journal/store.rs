@@ -166,10 +166,7 @@ impl Store {
                             bound.execute([MAX_DEAD_LETTERS])?;
                         }
                     }
-                    Entry::Attempt(_)
-                    | Entry::BrokenOff(_)
-                    | Entry::IsKept(_)
-                    | Entry::Published(_) => {}
+                    Entry::IsKept(_) | Entry::Published(_) => {}
                 }
             }
             if let Some(last) = forget {

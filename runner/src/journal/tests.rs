@@ -1,5 +1,6 @@
 use super::*;
 use crate::journal::record::{Content, Stored};
+use crate::task::outcome::Attempt;
 use crate::task::{ModuleName, ModuleRef, TaskId, tenant::TenantId};
 
 fn key(id: &str) -> Key {
@@ -29,6 +30,14 @@ fn attempted(id: &str) -> Attempted {
         content: content(),
         attempt: 1,
         deaths: 0,
+    }
+}
+
+fn second_of(id: &str) -> Attempted {
+    Attempted {
+        attempt: 2,
+        deaths: 1,
+        ..attempted(id)
     }
 }
 
@@ -172,4 +181,87 @@ async fn in_memory_there_is_a_window_too() {
     journal.ended(ended("last", "x")).await;
     assert_eq!(journal.seen(key("0")), None);
     assert!(journal.seen(key("49")).is_some());
+}
+
+#[tokio::test]
+async fn attempts_without_an_end_are_deaths() {
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let (journal, closer, _) = open(folder.path());
+    for id in ["a", "b", "c", "d"] {
+        journal.attempt(attempted(id)).await;
+    }
+    journal.ended(ended("a", "one")).await;
+    journal.broken_off(key("b"));
+    journal.attempt(second_of("c")).await;
+    journal.attempt(second_of("d")).await;
+    journal.broken_off(key("d"));
+    drop(journal);
+    closer.close();
+    let (journal, ..) = open(folder.path());
+    let seen = |id| journal.seen(key(id));
+    assert!(matches!(seen("a"), Some(Seen::Ended { .. })));
+    assert_eq!(seen("b"), None);
+    assert_eq!(seen("c"), Some(Seen::Died(second_of("c"))));
+    // The one before it still counts.
+    assert_eq!(seen("d"), Some(Seen::Died(attempted("d"))));
+}
+
+/// A process that is killed between a commit and the forgetting of the attempt leaves both.
+#[tokio::test]
+async fn an_attempt_that_is_over_is_no_death() {
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let (journal, closer, _) = open(folder.path());
+    journal.ended(ended("ended", "one")).await;
+    let failed = Attempt {
+        attempt: 1,
+        failed_at: SystemTime::UNIX_EPOCH,
+        code: "trap".to_owned(),
+        message: String::new(),
+    };
+    for id in ["kept", "again"] {
+        let attempts = vec![failed.clone()];
+        journal
+            .keep(Kept {
+                attempts,
+                ..kept(id)
+            })
+            .await;
+    }
+    journal.attempt(attempted("ended")).await;
+    journal.attempt(attempted("kept")).await;
+    journal.attempt(second_of("again")).await;
+    drop(journal);
+    closer.close();
+    let (journal, ..) = open(folder.path());
+    let seen = |id| journal.seen(key(id));
+    assert!(matches!(seen("ended"), Some(Seen::Ended { .. })));
+    assert_eq!(seen("kept"), None);
+    assert_eq!(seen("again"), Some(Seen::Died(second_of("again"))));
+}
+
+#[tokio::test]
+async fn slots_of_attempts_are_used_again() {
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let file = folder.path().join("attempts");
+    for _ in 0..3 {
+        let (journal, closer, _) = open(folder.path());
+        for n in 0..200 {
+            journal.attempt(attempted(&n.to_string())).await;
+            if n % 2 == 0 {
+                journal.ended(ended(&n.to_string(), "x")).await;
+            }
+        }
+        drop(journal);
+        closer.close();
+        // 100 without an end, and one beside: whole pages of 64 slots.
+        assert_eq!(std::fs::metadata(&file).expect("the file").len(), 2 * 4096);
+    }
+    // What is no record is a free slot.
+    let mut bytes = std::fs::read(&file).expect("the file");
+    bytes.iter_mut().step_by(7).for_each(|byte| *byte ^= 0x55);
+    std::fs::write(&file, &bytes).expect("a damaged file");
+    let (journal, ..) = open(folder.path());
+    assert_eq!(journal.seen(key("1")), None);
+    journal.attempt(attempted("1")).await;
+    assert_eq!(journal.seen(key("1")), Some(Seen::Died(attempted("1"))));
 }

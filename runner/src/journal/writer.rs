@@ -1,5 +1,6 @@
 //! The journal's thread: takes what waits, commits it as one group, tells whoever waited.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex};
@@ -9,9 +10,10 @@ use anyhow::{Context as _, Result};
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
+use crate::journal::attempts::Attempts;
 use crate::journal::checkpoints::Checkpoints;
 use crate::journal::index::Index;
-use crate::journal::record::{Ended, Entry, Key};
+use crate::journal::record::{Ended, Entry, Kept, Key};
 use crate::journal::store::{self, Store};
 use crate::journal::{FILE, Recovered, Settings, lock, millis};
 
@@ -19,7 +21,7 @@ use crate::journal::{FILE, Recovered, Settings, lock, millis};
 const GROUP: usize = 1024;
 const GROUP_BYTES: usize = 4 << 20;
 /// How long until a commit that failed is tried again.
-const RETRY: Duration = Duration::from_millis(500);
+pub(super) const RETRY: Duration = Duration::from_millis(500);
 /// How often a commit that goes on failing is reported.
 const REPORT: Duration = Duration::from_secs(10);
 /// A group of at least so many entries says that more are about to come: then the next one waits for them, a pause at a
@@ -49,6 +51,7 @@ pub(super) struct Writer {
     settings: Settings,
     store: Store,
     index: Arc<Mutex<Index>>,
+    attempts: Arc<Attempts>,
     pruned: Instant,
     _checkpoints: Option<Checkpoints>,
 }
@@ -58,6 +61,7 @@ impl Writer {
     pub(super) fn open(
         settings: Settings,
         index: Arc<Mutex<Index>>,
+        attempts: Arc<Attempts>,
     ) -> Result<(Writer, Recovered)> {
         let file = settings.folder.as_ref().map(|folder| folder.join(FILE));
         let opened = Store::open(file.as_deref(), settings.durability)
@@ -76,11 +80,13 @@ impl Writer {
                 (Recovered::default(), store)
             }
         };
+        forget_ended(&attempts, &lock(&index), &recovered.kept);
         let checkpoints = file.map(Checkpoints::start).transpose()?;
         let writer = Writer {
             settings,
             store,
             index,
+            attempts,
             pruned: Instant::now(),
             _checkpoints: checkpoints,
         };
@@ -164,6 +170,14 @@ impl Writer {
             info!("the journal can be written again");
         }
         lock(&self.index).add(number, at, bytes, entries);
+        for entry in entries {
+            match entry {
+                Entry::Ended(ended) => self.attempts.forget(ended.key),
+                // What is kept says how many attempts there were.
+                Entry::Kept(kept) => self.attempts.forget(kept.key),
+                Entry::IsKept(_) | Entry::Published(_) => {}
+            }
+        }
     }
 
     fn prune(&mut self, now: i64) -> Option<i64> {
@@ -173,6 +187,7 @@ impl Writer {
         self.pruned = Instant::now();
         let window = i64::try_from(self.settings.window.as_millis()).unwrap_or(i64::MAX);
         let before = now.saturating_sub(window);
+        self.attempts.retain(|_, at| at >= before);
         lock(&self.index).prune(before, self.settings.max_outcomes, self.settings.max_bytes)
     }
 
@@ -244,6 +259,16 @@ fn recover(store: &Store, index: &Mutex<Index>) -> Result<Recovered> {
         }
     }
     Ok(Recovered { outbox, kept })
+}
+
+/// Forgets attempts that were over when the process died, but not yet forgotten.
+fn forget_ended(attempts: &Attempts, index: &Index, kept: &[Kept]) {
+    let last = |kept: &Kept| kept.attempts.last().map_or(0, |last| last.attempt);
+    let kept: HashMap<Key, u32> = kept.iter().map(|kept| (kept.key, last(kept))).collect();
+    attempts.retain(|attempted, _| {
+        let over = kept.get(&attempted.key);
+        index.place(attempted.key).is_none() && over.is_none_or(|last| attempted.attempt > *last)
+    });
 }
 
 /// Moves a file that cannot be used out of the way, with what belongs to it.
