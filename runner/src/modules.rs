@@ -29,7 +29,7 @@ use crate::modules::artifacts::Artifacts;
 use crate::modules::jail::Compiler;
 use crate::modules::loader::Loader;
 use crate::modules::signature::Signatures;
-use crate::modules::source::{Sources, web};
+use crate::modules::source::{Found, Sources, web};
 use crate::modules::structure::Structure;
 use crate::mqtt::{Deliveries, Publisher};
 use crate::sandbox::engine::Engine;
@@ -145,12 +145,20 @@ impl ModuleStore {
         reference: &ModuleRef,
     ) -> Result<(Module, CacheHit), TaskError> {
         let started = Instant::now();
-        let content = self.content(tenant, policy, reference).await?;
-        let (digest, bytes) = (content.digest, content.bytes.len());
-        // For each tenant: a module may be compiled for one that was granted more.
-        let structure = self.structure(&content).await?;
-        structure.admit(&policy.grants)?;
-        let loaded = self.loader.load(tenant, &policy.compile, content).await?;
+        let (structure, (digest, bytes), loaded) = loop {
+            let content = self.content(tenant, policy, reference).await?;
+            let of = (content.digest, content.bytes.len());
+            // For each tenant: a module may be compiled for one that was granted more.
+            let structure = self.structure(policy, &content).await?;
+            structure.admit(&policy.grants)?;
+            drop(content);
+            let again = async || self.content(tenant, policy, reference).await;
+            let loaded = self.loader.load(tenant, &policy.compile, of, again);
+            // Else it was replaced while it waited to be compiled.
+            if let Some(loaded) = loaded.await? {
+                break (structure, of, loaded);
+            }
+        };
         if structure.shape.is_core() {
             // Its metadata was read where it was compiled, and may have added some.
             structure::admit(loaded.0.prepared.imports(), &policy.grants)?;
@@ -169,19 +177,29 @@ impl ModuleStore {
         policy: &TenantPolicy,
         reference: &ModuleRef,
     ) -> Result<Content, TaskError> {
-        let find = || self.sources.find(tenant, policy, reference);
-        let found = find().await?;
+        let found = self.sources.find(tenant, policy, reference).await?;
         small_enough(&found.content, policy)?;
         if policy.signed_by.is_empty() {
             return Ok(found.content);
         }
+        Box::pin(self.signed(tenant, policy, reference, found)).await
+    }
+
+    /// The same, when it is signed as the tenant wants it.
+    async fn signed(
+        &self,
+        tenant: &TenantId,
+        policy: &TenantPolicy,
+        reference: &ModuleRef,
+        found: Found,
+    ) -> Result<Content, TaskError> {
         let Err(refused) = self.signatures.check(&found, &policy.signed_by).await else {
             return Ok(found.content);
         };
         // Module and signature are replaced one after the other: once more, when both had time to come.
         self.sources.doubt(tenant, policy, reference).await;
         tokio::time::sleep(REPLACED).await;
-        let again = find().await?;
+        let again = self.sources.find(tenant, policy, reference).await?;
         if (&again.signature, again.content.digest) == (&found.signature, found.content.digest) {
             return Err(refused);
         }
@@ -190,26 +208,45 @@ impl ModuleStore {
         Ok(again.content)
     }
 
-    async fn structure(&self, content: &Content) -> Result<Arc<Structure>, TaskError> {
+    async fn structure(
+        &self,
+        policy: &TenantPolicy,
+        content: &Content,
+    ) -> Result<Arc<Structure>, TaskError> {
+        if let Some(known) = self.structures.get(&content.digest).await {
+            return known;
+        }
         let bytes = content.bytes.clone();
         let read = async {
-            let check = move || {
-                // Before the names are read: exports beyond what is kept are not refused there.
-                cost::check_outside(&bytes)?;
-                structure::check(&bytes)
-            };
-            let read = tokio::task::spawn_blocking(check).await;
+            let read = tokio::task::spawn_blocking(move || read_structure(&bytes)).await;
             let died =
                 |died| TaskError::new(ErrorCode::Internal, format!("reading failed: {died}"));
             read.map_err(died)?.map(Arc::new)
         };
-        self.structures.get_with(content.digest, read).await
+        let read = self.structures.get_with(content.digest, read);
+        // After a restart both are new, and its machine code is on disk: reading the one does not wait for the other.
+        let loaded = self.loader.look(&policy.compile, &content.digest);
+        Box::pin(async { tokio::join!(read, loaded) }).await.0
     }
 }
 
 /// What remembering so many bytes of text counts.
 fn weight(text: usize) -> u32 {
     u32::try_from(text.saturating_add(ENTRY)).unwrap_or(u32::MAX)
+}
+
+/// What a runner checks before it compiles a module for a tenant, but for what that was granted.
+pub fn check(content: &Content, policy: &TenantPolicy) -> Result<Structure, TaskError> {
+    small_enough(content, policy)?;
+    let structure = read_structure(&content.bytes)?;
+    cost::check(&content.bytes, &policy.compile)?;
+    Ok(structure)
+}
+
+fn read_structure(bytes: &[u8]) -> Result<Structure, TaskError> {
+    // Before the names are read: exports beyond what is kept are not refused there.
+    cost::check_outside(bytes)?;
+    structure::check(bytes)
 }
 
 fn small_enough(content: &Content, policy: &TenantPolicy) -> Result<(), TaskError> {
@@ -221,8 +258,7 @@ fn small_enough(content: &Content, policy: &TenantPolicy) -> Result<(), TaskErro
     Ok(())
 }
 
-/// Checks, compiles and links a module without any cache: what `push` and `run` do, and what the runner does
-/// with a module that it has not seen.
+/// Compiles and links a module without any cache: what `push` and `run` do behind [`check`].
 pub fn compile(engine: &Engine, bytes: &[u8]) -> Result<Prepared, TaskError> {
     let component = engine.compile(&shape::component(bytes)?).map_err(invalid)?;
     Prepared::new(engine, &component)

@@ -84,8 +84,8 @@ async fn after_a_start(modules: &Path, cache: &Path) -> (String, f64) {
     ready
 }
 
-/// Bar: under 50 ms for what takes seconds to compile. The least of several: what other tests take of the machine is not
-/// the cache's.
+/// Nothing is compiled a second time. How long that takes is printed, not asserted: the bar of 50 ms is for a machine that
+/// does nothing else.
 pub(crate) async fn found_again_in_milliseconds() {
     let folder = TempDir::new().expect("a folder");
     let (modules, cache) = (folder.path().join("modules"), folder.path().join("cache"));
@@ -105,7 +105,6 @@ pub(crate) async fn found_again_in_milliseconds() {
             break;
         }
     }
-    // Whether it is 50 ms is the machine's; that nothing is compiled is not.
     assert!(
         least < compiled / 10.0,
         "{least} ms, compiled in {compiled} ms"
@@ -185,8 +184,17 @@ pub(crate) async fn listed_and_pruned() {
     let old = cache.join(format!("{}-0000000000000001.cwasm", "ab".repeat(32)));
     fs::write(&old, [0; 1000]).expect("written");
     let then = std::time::SystemTime::now() - Duration::from_secs(3600);
-    let file = fs::File::options().write(true).open(&old).expect("opened");
-    file.set_modified(then).expect("set");
+    let age = |path: &Path, then| {
+        let file = fs::File::options().write(true).open(path).expect("opened");
+        file.set_modified(then).expect("set");
+    };
+    age(&old, then);
+    // Of a runner that was killed, and what is nobody's of ours.
+    let (draft, others) = (cache.join("draft-Ab12cd.wasmqtt"), cache.join("yarn.lock"));
+    for path in [&draft, &others] {
+        fs::write(path, [0; 5]).expect("written");
+        age(path, then - Duration::from_secs(3 * 86_400));
+    }
 
     let command = async |arguments: &[&str]| {
         let all = [&["cache"], arguments, &["--dir", "modules-cache"]].concat();
@@ -211,8 +219,8 @@ pub(crate) async fn listed_and_pruned() {
     );
 
     let pruned = command(&["prune"]).await;
-    assert_eq!(pruned.stderr, "1 removed, 1000 bytes\n");
-    assert!(!old.exists());
+    assert_eq!(pruned.stderr, "2 removed, 1005 bytes\n");
+    assert!(!old.exists() && !draft.exists() && others.exists());
     assert_eq!(command(&["ls"]).await.text().lines().count(), 1);
     let pruned = command(&["prune", "--keep", "0", "--json"]).await;
     let line: Value = serde_json::from_str(pruned.text()).expect("JSON");
@@ -225,6 +233,15 @@ pub(crate) async fn listed_and_pruned() {
         .code(0);
     assert_eq!(ended.text(), "");
     assert!(!shell.path().join("nowhere").exists());
+    // Somebody else's folder is left alone.
+    fs::remove_file(cache.join("key")).expect("removed");
+    for action in ["ls", "prune"] {
+        let arguments = ["cache", action, "--dir", "modules-cache"];
+        let refused = shell.call(&arguments).await.code(1);
+        let words = "modules-cache is no cache folder of wasmqtt's";
+        assert!(refused.stderr.contains(words), "{}", refused.stderr);
+    }
+    assert!(!cache.join("key").exists());
 }
 
 pub(crate) async fn warmed_up() {

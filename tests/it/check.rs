@@ -1,7 +1,9 @@
 //! `wasmqtt check`: what the configuration is in the end, and what is wrong with it.
 
+use wasmqtt_tests::guests;
+
 use crate::cli::{Shell, to_end};
-use crate::shown;
+use crate::{shapes, shown};
 
 pub(crate) async fn effective() {
     let shell = Shell::new();
@@ -35,6 +37,61 @@ pub(crate) async fn effective() {
     assert_eq!(ended["runner"]["concurrency"], 9, "{ended}");
     assert_eq!(ended["mqtt"]["url"], "mqtt://flag", "{ended}");
     assert_eq!(ended["mqtt"]["username"], "me", "{ended}");
+}
+
+/// What a runner would not compile, no command takes.
+pub(crate) async fn a_costly_module() {
+    let shell = Shell::new();
+    let functions = "(func)".repeat(50_001);
+    let text =
+        format!("(module (memory (export \"memory\") 1) (func (export \"_start\")) {functions})");
+    shell.write("costly.wasm", &shapes::core(&text));
+    shell.write("echo.wasm", guests::ECHO);
+    shell.call(&["new", "w", "--lang", "wat"]).await.code(0);
+    let manifest = b"name = \"w\"\nlanguage = \"wat\"\nworld = \"command\"\n[[sample]]\ninput = \"sample/input.txt\"\n";
+    shell.write("w/task.toml", manifest);
+    shell.write("w/src/task.wat", text.as_bytes());
+    shell.write("small.toml", b"[tenants.small.compile]\nfunctions = 1\n");
+    for arguments in [
+        &["push", "costly.wasm"][..],
+        &["run", "costly.wasm"],
+        &["check", "--tenant", "default", "costly.wasm"],
+        &["build", "w"],
+        &["test", "w"],
+        &["push", "w"],
+        &[
+            "check",
+            "--config",
+            "small.toml",
+            "--tenant",
+            "small",
+            "echo.wasm",
+        ],
+        &[
+            "push",
+            "--config",
+            "small.toml",
+            "--tenant",
+            "small",
+            "echo.wasm",
+        ],
+    ] {
+        let refused = shell.call(arguments).await.code(1);
+        let said = format!("{}{}", refused.text(), refused.stderr);
+        assert!(
+            said.contains("module_too_costly: it has "),
+            "{arguments:?}: {said}"
+        );
+    }
+    let default = [
+        "check",
+        "--config",
+        "small.toml",
+        "--tenant",
+        "default",
+        "echo.wasm",
+    ];
+    shell.call(&default).await.code(0);
 }
 
 pub(crate) async fn refuses() {

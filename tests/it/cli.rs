@@ -61,6 +61,7 @@ impl Shell {
             .arg0("wasmqtt")
             .current_dir(self.path())
             .env("XDG_CACHE_HOME", self.path().join("cache"))
+            .env("XDG_STATE_HOME", self.path().join("state"))
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         command

@@ -32,6 +32,8 @@ pub(crate) enum Answer {
     Encoded(&'static str, Vec<u8>),
     /// 302.
     Redirect(String),
+    /// 401, and that a token is to be had of this depot.
+    Challenge,
     /// Only a status.
     Status(u16),
     /// Bytes without end.
@@ -233,10 +235,9 @@ async fn serve(
         let _ = stream.write_all(answer.as_bytes()).await;
         return;
     }
+    let realm = format!("https://127.0.0.1:{port}/token");
+    let challenge = format!("www-authenticate: Bearer realm=\"{realm}\",service=\"the depot\"\r\n");
     if wants_token && path.starts_with("/v2/") && !head.contains(&format!("bearer {TOKEN}")) {
-        let realm = format!("https://127.0.0.1:{port}/token");
-        let challenge =
-            format!("www-authenticate: Bearer realm=\"{realm}\",service=\"the depot\"\r\n");
         let _ = stream.write_all(said(401, &challenge, 0).as_bytes()).await;
         return;
     }
@@ -244,6 +245,7 @@ async fn serve(
     let etag = |bytes: &[u8]| format!("etag: {}\r\n", tag(bytes));
     let (head_said, body, then) = match answer {
         None => (said(404, "", 0), vec![], false),
+        Some(Answer::Challenge) => (said(401, &challenge, 0), vec![], false),
         Some(Answer::Status(status)) => (said(status, "", 0), vec![], false),
         Some(Answer::Redirect(to)) => (said(302, &format!("location: {to}\r\n"), 0), vec![], false),
         Some(Answer::Bytes(bytes)) if head.contains(&format!("if-none-match: {}", tag(&bytes))) => {

@@ -140,7 +140,8 @@ tests! {
         pinned_by_digest, by_digest_from_a_folder, what_is_no_module, a_cold_module_is_compiled_once, the_cache_folder,
         an_open_cache_folder_is_refused, a_missing_module_folder_is_refused;
     sources: from_a_web_server, one_fetch_for_many_tasks, what_a_web_server_does_wrong, from_a_registry,
-        what_a_registry_does_wrong, a_registry_that_wants_to_know_who_asks, fetching_reaches_nothing_inside,
+        what_a_registry_does_wrong, a_registry_that_wants_to_know_who_asks,
+        a_store_is_told_no_credentials, a_credential_helper_that_has_nothing, fetching_reaches_nothing_inside,
         a_source_that_is_down, a_stalling_registry_delays_nobody;
     signed: in_each_source, nothing_unsigned_is_read, by_hand;
     chunked: twelve_megabytes_through_mosquitto, what_is_wrong_with_chunks;
@@ -155,7 +156,7 @@ tests! {
     ssrf: a_guest_reaches_the_one_host_and_no_other, requests_are_bounded, a_deadline_ends_a_request,
         https_is_verified;
     cli: help, wrong_arguments, demo, run, inspect, bench;
-    check: effective, refuses;
+    check: effective, refuses, a_costly_module;
     schemas: words_agree, the_asyncapi_document, the_official_schema, printed;
     schema_of_tasks: the_decoder_agrees;
     schema_of_outcomes: the_encoder_agrees;
@@ -185,7 +186,7 @@ tests! {
     doctor: a_broker_that_is_well, a_pattern_acl_is_fatal, mosquitto_as_installed, a_denial_that_closes_the_connection,
         serve_warns_or_refuses;
     project: rust, c, zig, assemblyscript, typescript, javascript, python, go, wat, nothing_is_overwritten,
-        what_is_missing_is_named, a_toolchains_error_is_shown_once, what_is_built_is_checked, run_and_test,
+        what_is_missing_is_named, a_toolchains_error_is_shown_once, saved_while_it_is_built, what_is_built_is_checked, run_and_test,
         dev_shows_what_changed, the_templates_are_current;
     languages: rust_and_wat, c, zig, assemblyscript, typescript, python, go, every_example_is_run,
         toolchains_are_those_of_the_examples;

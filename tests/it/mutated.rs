@@ -7,8 +7,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
 use serde_json::json;
-use wasmqtt::modules::{self, cost, shape, structure};
+use wasmqtt::config::Config;
+use wasmqtt::modules::{self, Content, cost, shape, structure};
 use wasmqtt::sandbox::engine::{Engine, Sizes};
+use wasmqtt::task::tenant::TenantId;
 use wasmqtt_tests::guests;
 
 use crate::cli::Shell;
@@ -107,7 +109,10 @@ fn read(engine: &Engine, bytes: &[u8]) -> (String, String) {
     let inspected = structure::read(bytes);
     let counted = cost::count(bytes);
     let checked = structure::check(bytes);
-    let pushed = modules::compile(engine, bytes);
+    let policy = Config::default().policy_of(&TenantId::default());
+    let policy = policy.expect("a policy");
+    let pushed = modules::check(&Content::new(bytes.to_vec()), &policy)
+        .and_then(|_| modules::compile(engine, bytes));
     match pushed {
         // What runs is no less to be inspected.
         Ok(_) => {

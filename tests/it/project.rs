@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustix::process::Signal;
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
@@ -157,12 +157,8 @@ pub(crate) async fn what_is_missing_is_named() {
 pub(crate) async fn a_toolchains_error_is_shown_once() {
     let shell = Shell::new();
     shell.call(&["new", "z", "--lang", "zig"]).await.code(0);
-    fs::create_dir_all(shell.path().join("z/.venv/bin")).expect("a folder");
-    let zig = shell.path().join("z/.venv/bin/python-zig");
     let script = "#!/bin/sh\necho \"compiling in $(pwd)\"\necho 'src/main.zig:7: error: unwritten' >&2\nexit 3\n";
-    fs::write(&zig, script).expect("written");
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    fs::set_permissions(&zig, mode).expect("changed");
+    stand_in(&shell, script);
     for command in ["build", "run", "test"] {
         let failed = shell.call(&[command, "z"]).await.code(1);
         assert_eq!(failed.text(), "", "{command}");
@@ -177,6 +173,34 @@ pub(crate) async fn a_toolchains_error_is_shown_once() {
         );
     }
     assert!(!shell.path().join("z/build/z.wasm").exists());
+}
+
+/// A toolchain that takes its time, while somebody saves: what it made is of the file before.
+pub(crate) async fn saved_while_it_is_built() {
+    let shell = Shell::new();
+    shell.call(&["new", "w", "--lang", "wat"]).await.code(0);
+    shell.call(&["new", "z", "--lang", "zig"]).await.code(0);
+    let module = wat::parse_file(shell.path().join("w/src/task.wat")).expect("a module");
+    shell.write("core.wasm", &module);
+    let script = "#!/bin/sh\n[ -e ../builds ] || echo '//' >> src/main.zig\necho >> ../builds\n\
+                  for last; do :; done\ncp ../core.wasm \"${last#-femit-bin=}\"\n";
+    stand_in(&shell, script);
+    let builds = || fs::read(shell.path().join("builds")).expect("a file").len();
+    shell.call(&["build", "z"]).await.code(0);
+    assert_eq!(builds(), 1);
+    for _ in 0..2 {
+        shell.call(&["run", "z"]).await.code(0);
+        assert_eq!(builds(), 2, "once more, and then it is current");
+    }
+}
+
+/// Puts a script in zig's place.
+fn stand_in(shell: &Shell, script: &str) {
+    fs::create_dir_all(shell.path().join("z/.venv/bin")).expect("a folder");
+    let zig = shell.path().join("z/.venv/bin/python-zig");
+    fs::write(&zig, script).expect("written");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(&zig, mode).expect("changed");
 }
 
 pub(crate) async fn what_is_built_is_checked() {
@@ -297,10 +321,22 @@ pub(crate) async fn dev_shows_what_changed() {
     );
     assert!(second.contains("not as expected: "), "{second}");
 
+    // Put back as it was long ago: a build that goes by time alone would not notice.
+    let (source, old) = (folder.join("src/task.wat"), shell.path().join("old.wat"));
+    let text = fs::read_to_string(&source).expect("text");
+    let text = text.replace("i32.const 107", "i32.const 109");
+    fs::write(&old, text).expect("written");
+    let file = fs::File::options().write(true).open(&old).expect("opened");
+    let then = SystemTime::now() - Duration::from_secs(86_400);
+    file.set_modified(then).expect("set");
+    fs::rename(&old, &source).expect("renamed");
+    let restored = dev.round().await;
+    assert!(restored.contains("\n+hellO, WORld\n"), "{restored}");
+
     // A sample alone: nothing is built, the rest is the same.
-    shell.write("w/sample/input.txt", b"k\n");
+    shell.write("w/sample/input.txt", b"z\n");
     let third = dev.round().await;
-    assert!(third.contains("\n-heLLO, WORLd\n+K\n"), "{third}");
+    assert!(third.contains("\n-hellO, WORld\n+Z\n"), "{third}");
     assert!(!third.contains("published"), "{third}");
 
     // What does not build ends nothing.

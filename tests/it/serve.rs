@@ -25,6 +25,13 @@ pub(crate) async fn serve_push_and_submit() {
         (r"\d+ bytes", "[n] bytes"),
     ];
     shown::filtered("push", pushed.text(), &digests);
+    // A project, which is built before.
+    shell.call(&["new", "mine", "--lang", "wat"]).await.code(0);
+    let pushed = shell.call(&with(&["push", "mine", "--json"])).await;
+    let pushed = pushed.code(0).json();
+    assert_eq!(pushed["topic"], "modules/mine", "{pushed}");
+    let submit = with(&["submit", "mine", "--input", "hello"]);
+    assert_eq!(shell.call(&submit).await.code(0).text(), "HELLO");
     let push = with(&["push", "trap.wasm", "--name", "upside.down", "--json"]);
     let pushed = shell.call(&push).await.code(0).json();
     assert_eq!(pushed["topic"], "modules/upside.down", "{pushed}");

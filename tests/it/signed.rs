@@ -188,6 +188,10 @@ pub(crate) async fn by_hand() {
     assert_eq!(secret.permissions().mode() & 0o777, 0o600);
     let again = shell.call(&["keygen", "ours"]).await.code(1);
     assert!(again.stderr.contains("ours.key"), "{}", again.stderr);
+    shell.write("half.pub", b"mine");
+    let half = shell.call(&["keygen", "half"]).await.code(1);
+    assert!(half.stderr.contains("half.pub"), "{}", half.stderr);
+    assert!(!shell.path().join("half.key").exists());
 
     shell.write("echo.wasm", ECHO);
     let verify = ["inspect", "echo.wasm", "--verify", &ours];
@@ -222,4 +226,10 @@ pub(crate) async fn by_hand() {
         .call(&["inspect", "echo.wasm", "--verify", "nobody.pub"])
         .await;
     assert!(no_key.code(1).stderr.contains("no public key"));
+    let secret = std::fs::read_to_string(shell.path().join("ours.key")).expect("a key");
+    let secret = secret.lines().nth(1).expect("two lines");
+    let verify = ["inspect", "echo.wasm", "--verify", secret];
+    let told = shell.call(&verify).await.code(1).stderr;
+    assert!(told.contains("the secret half"), "{told}");
+    assert!(!told.contains(secret), "{told}");
 }

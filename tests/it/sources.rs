@@ -8,9 +8,11 @@ use wasmqtt::envelope::Message;
 use wasmqtt::modules::Content;
 use wasmqtt_tests::guests;
 
+use crate::cli::Shell;
 use crate::depot::{self, Answer, DOCKER_AUTH, Depot};
-use crate::rig::Rig;
+use crate::rig::{Ear, Rig};
 use crate::ssrf::Canary;
+use crate::under_test::Serve;
 
 /// Two guests that can be told apart: this one answers its input, and [`OTHER`] `attempt 1`.
 const ECHO: &[u8] = guests::ECHO;
@@ -245,6 +247,9 @@ pub(crate) async fn from_a_registry() {
     let depot = depot::open().await;
     let first = depot.push("acme/job", "1", ECHO, None);
     depot.push("acme/job", "latest", ECHO, None);
+    let older = "application/vnd.module.wasm.content.layer.v1+wasm";
+    let older = json!([{"mediaType": older, "digest": digest(ECHO), "size": ECHO.len()}]);
+    depot.push_layers("acme/job", "older", older, None);
     let blob = format!("/v2/acme/job/blobs/{}", digest(ECHO));
     depot.put(
         &blob,
@@ -255,6 +260,7 @@ pub(crate) async fn from_a_registry() {
     for (id, module) in [
         ("tag", "acme/job:1".to_owned()),
         ("latest", "acme/job".to_owned()),
+        ("older", "acme/job:older".to_owned()),
         ("digest", format!("acme/job@{first}")),
         ("both", format!("acme/job:1@{first}")),
     ] {
@@ -425,9 +431,7 @@ pub(crate) async fn a_registry_that_wants_to_know_who_asks() {
     assert_refused(&outcome, "module_unavailable", "gives no token: 403");
     rig.end().await;
 
-    let folder = tempfile::tempdir().expect("a folder");
-    let auths = json!({"auths": {format!("127.0.0.1:{}", depot.port): {"auth": DOCKER_AUTH}}});
-    std::fs::write(folder.path().join("config.json"), auths.to_string()).expect("written");
+    let folder = logged_in(&depot);
     let mut rig = with(&depot, |config| {
         config.fetch.docker_config = Some(folder.path().to_owned());
     })
@@ -439,6 +443,82 @@ pub(crate) async fn a_registry_that_wants_to_know_who_asks() {
         assert_eq!(told, home, "{asked:?}");
     }
     rig.end().await;
+}
+
+/// A registry that anybody may read, and a store behind it that names who is to be told the credentials.
+pub(crate) async fn a_store_is_told_no_credentials() {
+    let depot = depot::open().await;
+    depot.push("acme/job", "1", ECHO, None);
+    let blob = format!("/v2/acme/job/blobs/{}", digest(ECHO));
+    let store = format!("localhost:{}", depot.port);
+    depot.put(&blob, Answer::Redirect(format!("https://{store}/store")));
+    depot.put("/store", Answer::Challenge);
+    let folder = logged_in(&depot);
+    let mut rig = with(&depot, |config| {
+        config.fetch.docker_config = Some(folder.path().to_owned());
+    })
+    .await;
+    let outcome = ask(&mut rig, "store", &depot.oci("acme/job:1")).await;
+    let says = format!("{store} answers 401");
+    assert_refused(&outcome, "module_unavailable", &says);
+    assert_eq!(depot.count("/store", 401), 1, "{:#?}", depot.asked());
+    let told = |asked: &depot::Asked| asked.head.contains("authorization:");
+    assert!(!depot.asked().iter().any(told), "{:#?}", depot.asked());
+    rig.end().await;
+}
+
+/// A folder with Docker's configuration, which has the depot's user and password.
+fn logged_in(depot: &Depot) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    let auths = json!({"auths": {format!("127.0.0.1:{}", depot.port): {"auth": DOCKER_AUTH}}});
+    std::fs::write(folder.path().join("config.json"), auths.to_string()).expect("written");
+    folder
+}
+
+/// With a credential helper that has nothing for this registry, which is no failure; the log has what a tag meant.
+pub(crate) async fn a_credential_helper_that_has_nothing() {
+    let depot = depot::open().await;
+    let manifest = depot.push("acme/job", "1", ECHO, None);
+    let shell = Shell::new();
+    shell.write("config.json", br#"{"credsStore": "that-has-nothing"}"#);
+    let script =
+        "#!/bin/sh\ncat > /dev/null\necho credentials not found in native keychain\nexit 1\n";
+    let helper = shell.path().join("docker-credential-that-has-nothing");
+    std::fs::write(&helper, script).expect("written");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&helper, mode).expect("changed");
+    let here = format!("127.0.0.1:{}", depot.port);
+    let settings = format!(
+        "[fetch]\nca_file = {:?}\ndocker_config = {:?}\nprivate_addresses = [{here:?}]\n\
+         [retry]\nmax_attempts = 1\n\
+         [tenants.default]\nsources = [\"oci\"]\nregistries = [{here:?}]\n",
+        depot.ca_file(),
+        shell.path()
+    );
+    shell.write("fetch.toml", settings.as_bytes());
+    let file = shell.path().join("fetch.toml").display().to_string();
+    let arguments = ["--embedded-broker", "127.0.0.1:0", "--config", &file];
+    let mut serve = Serve::ready_with(&arguments, |mut command| {
+        let path = std::env::var("PATH").expect("a path");
+        command.env("PATH", format!("{}:{path}", shell.path().display()));
+        command
+    })
+    .await;
+    let mut ear = Ear::connect(&serve.url()).await;
+    let ask = async |ear: &mut Ear, id: &str, repository: &str| {
+        let task = json!({"id": id, "module": depot.oci(repository), "input": "hello"});
+        let task = Message::new("task_queue", task.to_string());
+        ear.publisher.publish(task).await.expect("a PUBACK");
+        ear.outcome(id).await
+    };
+    assert_ran(&ask(&mut ear, "public", "acme/job:1").await, ECHO);
+    serve.logs(&format!("manifest=\"{manifest}\"")).await;
+    depot.want_token();
+    depot.push("private/job", "1", ECHO, None);
+    let outcome = ask(&mut ear, "private", "private/job:1").await;
+    assert_refused(&outcome, "module_unavailable", "gives no token: 403");
+    ear.publisher.close().await;
+    serve.end().await;
 }
 
 /// A reference, or a redirect, to where the tenant has no business: nobody there hears of it.
@@ -520,6 +600,7 @@ pub(crate) async fn a_source_that_is_down() {
     for stale in [false, true] {
         let depot = depot::open().await;
         depot.put("/job", Answer::Bytes(ECHO.to_vec()));
+        depot.put("/mine", Answer::Bytes(ECHO.to_vec()));
         let mut rig = with(&depot, |config| {
             config.fetch.recheck_s = 1;
             let tenant = config.tenants.entry("default".to_owned()).or_default();
@@ -528,12 +609,19 @@ pub(crate) async fn a_source_that_is_down() {
         .await;
         let module = depot.https("/job");
         assert_ran(&ask(&mut rig, "up", &module).await, ECHO);
+        assert_ran(&ask(&mut rig, "mine", &depot.https("/mine")).await, ECHO);
         depot.put("/job", Answer::Status(500));
         tokio::time::sleep(Duration::from_millis(1500)).await;
         let outcome = ask(&mut rig, "down", &module).await;
         match stale {
             true => assert_ran(&outcome, ECHO),
             false => assert_refused(&outcome, "module_unavailable", "answers 500"),
+        }
+        // Up, and it says no: what was fetched before is not to be had any more, whatever becomes of it.
+        for (status, says) in [(403, "answers 403"), (500, "answers 500")] {
+            depot.put("/mine", Answer::Status(status));
+            let outcome = ask(&mut rig, &format!("mine-{status}"), &depot.https("/mine")).await;
+            assert_refused(&outcome, "module_unavailable", says);
         }
         // Never fetched before: nothing to do with.
         let outcome = ask(&mut rig, "new", &depot.https("/job?new")).await;

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::fs::{self, File};
+use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::{Args, ValueEnum};
+use tempfile::NamedTempFile;
 
 use crate::access::dynsec::{self, Client};
 use crate::access::password::{self, GENERATED, PasswordHash};
@@ -249,17 +250,13 @@ fn make_folder(path: &Path) -> Result<()> {
 
 /// Readable by us alone, and whole: never half of it.
 fn write_secret(path: &Path, text: &str) -> Result<()> {
-    let write = || -> std::io::Result<()> {
-        let draft = path.with_added_extension("new");
-        let mut file = File::options()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&draft)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&draft, path)
+    let write = || -> Result<()> {
+        let folder = path.parent().context("it is in no folder")?;
+        let mut draft = NamedTempFile::new_in(folder)?;
+        draft.write_all(text.as_bytes())?;
+        draft.as_file().sync_all()?;
+        draft.persist(path)?;
+        Ok(())
     };
     write().with_context(|| format!("failed to write {}", path.display()))
 }

@@ -1,6 +1,6 @@
 //! `wasmqtt build`: a project's module, from its sources.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::Args;
@@ -35,6 +35,16 @@ impl Build {
         println!("{}", summary(&built));
         Ok(OK)
     }
+}
+
+/// The file of a module that is named on the command line; of a project's folder, this one if none is named, what is built
+/// of it, and the project.
+pub(super) fn module(file: Option<&Path>) -> Result<(PathBuf, Option<Project>)> {
+    if let Some(file) = file.filter(|file| !file.is_dir()) {
+        return Ok((file.to_owned(), None));
+    }
+    let project = Project::open(file.unwrap_or(Path::new(".")))?;
+    Ok((build::current(&project)?, Some(project)))
 }
 
 /// What was built, for a person.

@@ -39,7 +39,7 @@ enum Action {
         #[arg(long)]
         json: bool,
     },
-    /// Remove what other engines left, and then what is over the bound, the least recently used first
+    /// Remove what other engines and killed runners left, and then what is over the bound, the least recently used first
     Prune {
         /// The bytes that may stay, such as 1GiB [default: `modules.cache_bytes`]
         #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
@@ -69,16 +69,14 @@ impl Cache {
                 }
             }
             Action::Prune { keep, json } => {
+                let (swept, mut freed) = artifacts.sweep()?;
                 let mut removed = artifacts.remove_others()?;
-                removed.extend(match keep {
-                    Some(bytes) => artifacts.prune_to(bytes)?,
-                    None => artifacts.prune()?,
-                });
+                removed.extend(artifacts.prune_to(keep.unwrap_or(config.modules.cache_bytes))?);
                 for entry in &removed {
                     writeln!(stdout, "{}", line(entry, json))?;
+                    freed += entry.bytes;
                 }
-                let freed: u64 = removed.iter().map(|entry| entry.bytes).sum();
-                eprintln!("{} removed, {freed} bytes", removed.len());
+                eprintln!("{} removed, {freed} bytes", swept + removed.len());
             }
         }
         Ok(OK)
@@ -96,7 +94,7 @@ fn open(config: &Config) -> Result<Option<Artifacts>> {
         guests: 1,
         memory_bytes: config.ceilings.memory_bytes,
     })?;
-    Artifacts::open(folder, &engine, config.modules.cache_bytes).map(Some)
+    Artifacts::open_existing(folder, &engine, config.modules.cache_bytes).map(Some)
 }
 
 fn line(entry: &Entry, json: bool) -> String {

@@ -12,8 +12,7 @@ use crate::cli::{FAILED, OK};
 use crate::config::Config;
 use crate::grants::hosts::HostPattern;
 use crate::grants::{Capability, Grants};
-use crate::modules::structure;
-use crate::task::outcome::{ErrorCode, TaskError};
+use crate::modules::{self, Content};
 use crate::task::tenant::TenantId;
 use crate::tenants::{Source, TenantPolicy, Tenants};
 
@@ -77,7 +76,8 @@ impl Check {
                     .with_context(|| format!("failed to read {}", module.display()))?;
                 Some(match &policy {
                     None => Err(admission::unserved(tenant).error),
-                    Some(policy) => admitted(&bytes, policy),
+                    Some(policy) => modules::check(&Content::new(bytes), policy)
+                        .and_then(|structure| structure.admit(&policy.grants)),
                 })
             }
         };
@@ -116,16 +116,6 @@ impl Check {
             _ => OK,
         })
     }
-}
-
-/// What a runner would say of a module before it compiles it.
-fn admitted(bytes: &[u8], policy: &TenantPolicy) -> Result<(), TaskError> {
-    if bytes.len() as u64 > policy.module_bytes {
-        let (bytes, most) = (bytes.len(), policy.module_bytes);
-        let why = format!("the module has {bytes} bytes, of at most {most}");
-        return Err(TaskError::new(ErrorCode::ModuleTooCostly, why));
-    }
-    structure::check(bytes)?.admit(&policy.grants)
 }
 
 fn granted(grants: &Grants) -> Vec<&'static str> {

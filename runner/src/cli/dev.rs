@@ -60,6 +60,7 @@ impl Dev {
         let mut work = Work {
             together: &together,
             folder: &project.folder,
+            built: None,
             pushed: None,
             last: None,
         };
@@ -75,6 +76,8 @@ impl Dev {
 struct Work<'a> {
     together: &'a Together,
     folder: &'a Path,
+    /// What the module was built from; nothing after a build that failed.
+    built: Option<Files>,
     /// The module that the broker has.
     pushed: Option<Digest>,
     last: Option<Outcome>,
@@ -122,14 +125,21 @@ impl Work<'_> {
 
     async fn round(&mut self) -> Result<()> {
         let folder = self.folder.to_owned();
+        let before = self.built.replace(Files::default());
         let built = tokio::task::spawn_blocking(move || {
             let project = Project::open(&folder)?;
-            let file = build::current(&project)?;
+            let sources = Files::sources(&project);
+            let file = match before {
+                // Also when one is gone, or was put back as it was long ago.
+                Some(before) if before != sources => build::build(&project)?.file,
+                _ => build::current(&project)?,
+            };
             let read = std::fs::read(&file);
             let bytes = read.with_context(|| format!("failed to read {}", file.display()))?;
-            anyhow::Ok((project, Content::new(bytes)))
+            anyhow::Ok((project, Content::new(bytes), sources))
         });
-        let (project, content) = built.await??;
+        let (project, content, sources) = built.await??;
+        self.built = Some(sources);
         let name = &project.manifest.name;
         if self.pushed != Some(content.digest) {
             let bytes = content.bytes.clone();

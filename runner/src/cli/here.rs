@@ -60,7 +60,7 @@ impl Here {
             guests: 1,
             memory_bytes,
         })?);
-        let admitted = structure::check(&content.bytes)
+        let admitted = modules::check(&content, &policy)
             .and_then(|structure| structure.admit(&policy.grants))
             .and_then(|()| modules::compile(&engine, &content.bytes))
             .and_then(|prepared| {

@@ -106,7 +106,7 @@ impl Inspect {
         // A key in base64 is never the name of a file that somebody has by accident.
         let signer = match std::fs::read_to_string(key) {
             Ok(text) => signature::signer(&text).with_context(|| format!("failed to read {key}")),
-            Err(_) => signature::signer(key),
+            Err(_) => signature::signer(key).context("--verify is not the name of a file"),
         };
         let signer = signer?;
         let default = || with_ending(&self.file, "minisig");

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 
 use crate::cli::OK;
@@ -45,9 +45,16 @@ pub(super) struct Sign {
 
 impl Keygen {
     pub(super) fn run(self) -> Result<u8> {
+        let (secret, public) = (
+            with_ending(&self.name, "key"),
+            with_ending(&self.name, "pub"),
+        );
+        for file in [&secret, &public] {
+            ensure!(!file.exists(), "{} is there already", file.display());
+        }
         let made = signature::generate(self.password)?;
-        write(&with_ending(&self.name, "key"), &made.secret, 0o600)?;
-        write(&with_ending(&self.name, "pub"), &made.public, 0o644)?;
+        write(&secret, &made.secret, 0o600)?;
+        write(&public, &made.public, 0o644)?;
         println!("{}", made.signer.as_str());
         Ok(OK)
     }

@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use clap::Args;
 
 use crate::cli::args::{Connection, parse_bytes, parse_tenant};
+use crate::cli::build::module;
 use crate::cli::{OK, keygen, network_runtime};
 use crate::config::Config;
 use crate::envelope::Message;
@@ -18,6 +19,7 @@ use crate::runner::start::base_settings;
 use crate::sandbox::engine::{Engine, Sizes};
 use crate::task::tenant::TenantId;
 use crate::task::{Digest, ModuleName, TaskId};
+use crate::tenants::TenantPolicy;
 
 /// How long what was published before may take to come.
 const BEFORE: Duration = Duration::from_millis(500);
@@ -28,16 +30,18 @@ const HEAD: usize = 256;
 
 /// Publish a module, so that tasks can name it
 ///
-/// The module is checked and compiled as a runner would, then published retained on `modules/NAME`. Runners
-/// that use a module of that name take the new one from then on. Where the broker takes no packet that large, the module
+/// The module is checked and compiled as a runner would, but for what the tenant must have been granted, then published
+/// retained on `modules/NAME`. Runners that use a module of that name take the new one from then on. Of a project it
+/// publishes the module, and builds it before when a source is newer. Where the broker takes no packet that large, the module
 /// is published in chunks on `modules/NAME/HEX`, and those of the module before are deleted.
 ///
 /// Example: wasmqtt push upper.wasm
 #[derive(Debug, Args)]
 pub(super) struct Push {
-    /// The component
-    file: PathBuf,
-    /// Its name [default: the file's name without .wasm]
+    /// The component, or a project's folder [default: the project in this folder]
+    #[arg(value_name = "FILE|DIR")]
+    file: Option<PathBuf>,
+    /// Its name [default: the project's, or the file's name without .wasm]
     #[arg(long)]
     name: Option<String>,
     /// The tenant whose module it is
@@ -59,19 +63,18 @@ pub(super) struct Push {
 impl Push {
     pub(super) fn run(self) -> Result<u8> {
         let config = self.connection.load(&[])?;
-        let name = match &self.name {
-            Some(name) => name.clone(),
-            None => self
-                .file
-                .file_stem()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned(),
-        };
-        let name = ModuleName::parse(&name)
+        let (file, _) = module(self.file.as_deref())?;
+        let shown = file.display();
+        // Of a project it is the project's.
+        let stem = file.file_stem().unwrap_or_default().to_string_lossy();
+        let name = ModuleName::parse(self.name.as_deref().unwrap_or(&stem))
             .map_err(anyhow::Error::msg)
             .context("name the module with --name")?;
-        let content = check(&self.file, config.ceilings.memory_bytes)?;
+        let bytes = std::fs::read(&file).with_context(|| format!("failed to read {shown}"))?;
+        let content = Content::new(bytes);
+        let policy = config.policy_of(&self.tenant)?;
+        check(&content, &policy, config.ceilings.memory_bytes)
+            .with_context(|| shown.to_string())?;
         let key = self.sign.as_deref().map(keygen::key).transpose()?;
         let signature = key.map(|key| key.sign(&content)).transpose()?;
         let topics = config.topics()?;
@@ -215,16 +218,14 @@ fn retained(topic: &str, payload: impl Into<bytes::Bytes>) -> Message {
     }
 }
 
-/// The checks that a runner makes; returns the bytes and their hash.
-fn check(file: &std::path::Path, memory_bytes: u64) -> Result<Content> {
-    let bytes =
-        std::fs::read(file).with_context(|| format!("failed to read {}", file.display()))?;
+/// The checks that a runner makes, under the limits that the configuration has for the tenant. What the tenant was granted
+/// may be elsewhere.
+fn check(content: &Content, policy: &TenantPolicy, memory_bytes: u64) -> Result<()> {
+    modules::check(content, policy).map_err(anyhow::Error::msg)?;
     let engine = Engine::new(Sizes {
         guests: 1,
         memory_bytes,
     })?;
-    if let Err(error) = modules::compile(&engine, &bytes) {
-        bail!("{}: {error}", file.display());
-    }
-    Ok(Content::new(bytes))
+    modules::compile(&engine, &content.bytes).map_err(anyhow::Error::msg)?;
+    Ok(())
 }

@@ -1,19 +1,19 @@
 //! `wasmqtt run`: the same sandbox without a broker, for authors.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
 
 use crate::cli::args::{InputArgs, LimitArgs, parse_tenant};
+use crate::cli::build::module;
 use crate::cli::here::{Given, Here};
 use crate::cli::report;
 use crate::config::{self, Config};
 use crate::project::sample::Input;
-use crate::project::{Project, build};
 use crate::task::tenant::TenantId;
-use crate::tenants::{TenantPolicy, Tenants};
+use crate::tenants::TenantPolicy;
 
 /// Run a module here, without a broker
 ///
@@ -72,30 +72,22 @@ impl Run {
 
     /// The module's file; of a project the first sample too.
     fn module(&self) -> Result<(PathBuf, Option<Input>)> {
-        let folder = match &self.file {
-            Some(file) if !file.is_dir() => return Ok((file.clone(), None)),
-            Some(folder) => folder,
-            None => Path::new("."),
+        let (file, project) = module(self.file.as_deref())?;
+        let Some(project) = project else {
+            return Ok((file, None));
         };
-        let project = Project::open(folder)?;
-        let built = build::current(&project)?;
         let sample = project.manifest.samples.first();
         let sample = sample.map(|sample| sample.read(&project)).transpose()?;
-        Ok((built, sample))
+        Ok((file, sample))
     }
-}
 
-impl Run {
     /// What the tenant may do, and the most memory that a guest here may have.
     fn policy(&self) -> Result<(Arc<TenantPolicy>, u64)> {
         let config = match &self.config {
             None => Config::default(),
             Some(_) => config::load(self.config.as_deref(), std::env::vars(), &[])?,
         };
-        let tenants = Tenants::new(config.tenant_table()?);
-        let policy = tenants.policy(&self.tenant);
-        let policy =
-            policy.with_context(|| format!("tenant {} is not one that is served", self.tenant))?;
+        let policy = config.policy_of(&self.tenant)?;
         Ok((policy, config.ceilings().memory_bytes))
     }
 }

@@ -11,7 +11,6 @@ use crate::cli::{OK, TASK_FAILED};
 use crate::config::Config;
 use crate::project::{Project, build};
 use crate::task::tenant::TenantId;
-use crate::tenants::Tenants;
 
 /// Run a project's samples in the sandbox, and compare what comes of them with what task.toml says
 ///
@@ -37,12 +36,12 @@ impl Test {
             std::fs::read(&file).with_context(|| format!("failed to read {}", file.display()))?;
         let config = Config::default();
         let tenant = TenantId::default();
-        let policy = Tenants::new(config.tenant_table()?).policy(&tenant);
+        let policy = config.policy_of(&tenant)?;
         let here = Here::new(
             project.manifest.name.as_str(),
             bytes_of_module,
             tenant,
-            policy.context("the default tenant is not served")?,
+            policy,
             config.ceilings().memory_bytes,
         )
         .with_context(|| file.display().to_string())?;

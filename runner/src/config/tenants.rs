@@ -17,7 +17,7 @@ use crate::task::limits::LimitValues;
 use crate::task::tenant::TenantId;
 use crate::tenants::compile::CompileLimits;
 use crate::tenants::{
-    Budget, ModulePattern, OverQuota, Rate, Remotes, Source, Table, TenantPolicy,
+    Budget, ModulePattern, OverQuota, Rate, Remotes, Source, Table, TenantPolicy, Tenants,
 };
 
 /// `[tenants.NAME]`
@@ -184,6 +184,16 @@ impl Config {
             }
         };
         Ok(Table { listed, unlisted })
+    }
+
+    /// What one tenant may do.
+    ///
+    /// # Errors
+    ///
+    /// When it is not served, or something of the tenants is not as it has to be.
+    pub fn policy_of(&self, tenant: &TenantId) -> Result<Arc<TenantPolicy>> {
+        let policy = Tenants::new(self.tenant_table()?).policy(tenant);
+        policy.with_context(|| format!("tenant {tenant} is not one that is served"))
     }
 
     fn policy(&self, tenant: &Tenant, secrets: Secrets) -> Result<TenantPolicy> {

@@ -11,13 +11,11 @@ pub(super) mod lock;
 use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
-use std::os::unix::fs::{
-    DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
-};
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use tempfile::{NamedTempFile, TempDir};
 use tracing::{debug, warn};
 use wasmtime::component::Component;
@@ -26,6 +24,7 @@ use crate::modules::artifacts::lock::Lock;
 use crate::modules::shape;
 use crate::sandbox::engine::Engine;
 use crate::task::Digest;
+use crate::task::outcome::{ErrorCode, TaskError};
 
 const KEY_BYTES: usize = 32;
 /// At the end of a file: wasmtime's part begins where the mapping does.
@@ -36,7 +35,8 @@ const PURPOSE_OF_PIECES: &str = "wasmqtt 2026-11-23 authentication of pieces of 
 /// Each has a code of its own; CPython's 40 MB are five.
 const PIECE_BYTES: u64 = 8 << 20;
 const MAX_THREADS: usize = 4;
-const DRAFT: &str = "draft-";
+/// How the name of a draft begins and ends.
+const DRAFT: (&str, &str) = ("draft-", ".wasmqtt");
 
 /// A folder of compiled modules.
 pub struct Artifacts {
@@ -62,35 +62,39 @@ impl Artifacts {
             .mode(0o700)
             .create(folder)
             .with_context(|| format!("failed to create the cache folder {shown}"))?;
-        let meta = fs::metadata(folder)
-            .with_context(|| format!("failed to open the cache folder {shown}"))?;
-        let ours = meta.uid() == rustix::process::geteuid().as_raw();
-        ensure!(
-            ours,
-            "the cache folder {shown} belongs to user {}, not to us",
-            meta.uid()
-        );
-        ensure!(
-            meta.mode() & 0o077 == 0,
-            "the cache folder {shown} is open to others (mode {:o}): it must be 0700",
-            meta.mode() & 0o777
-        );
-        let key = key(&folder.join("key"))
-            .with_context(|| format!("failed to make a key in the cache folder {shown}"))?;
+        is_private(folder)?;
+        let key = key(folder).with_context(|| format!("no key in the cache folder {shown}"))?;
+        let artifacts = Artifacts::new(folder, &key, engine, max_bytes);
+        // The bound may be a smaller one than before.
+        if let Err(error) = artifacts.prune() {
+            warn!(error = format!("{error:#}"), "cache folder not pruned");
+        }
+        Ok(artifacts)
+    }
+
+    /// Opens a folder that a runner made, and changes nothing in it; refuses any other.
+    pub fn open_existing(folder: &Path, engine: &Engine, max_bytes: u64) -> Result<Artifacts> {
+        let key = read_key(folder)
+            .with_context(|| format!("{} is no cache folder of wasmqtt's", folder.display()))?;
+        is_private(folder)?;
+        Ok(Artifacts::new(folder, &key, engine, max_bytes))
+    }
+
+    fn new(folder: &Path, key: &[u8], engine: &Engine, max_bytes: u64) -> Artifacts {
         let mut hasher = DefaultHasher::new();
         engine
             .wasmtime()
             .precompile_compatibility_hash()
             .hash(&mut hasher);
         shape::recipe().hash(&mut hasher);
-        Ok(Artifacts {
+        Artifacts {
             folder: folder.to_owned(),
             _temporary: None,
-            key: blake3::derive_key(PURPOSE, &key),
-            pieces: blake3::derive_key(PURPOSE_OF_PIECES, &key),
+            key: blake3::derive_key(PURPOSE, key),
+            pieces: blake3::derive_key(PURPOSE_OF_PIECES, key),
             engine: hasher.finish(),
             max_bytes,
-        })
+        }
     }
 
     /// A folder that nobody else knows, and that goes with its owner.
@@ -107,9 +111,12 @@ impl Artifacts {
         })
     }
 
-    /// The compiled module of that content, if we wrote it and it is whole. An error is that it is, and does not fit in
-    /// the engine's pool.
-    pub fn load(&self, engine: &Engine, digest: &Digest) -> Result<Option<Component>> {
+    /// The compiled module of that content, if we wrote it and it is whole.
+    ///
+    /// # Errors
+    ///
+    /// `module_invalid` when it does not fit in the engine's pool, `internal` when it cannot be mapped.
+    pub fn load(&self, engine: &Engine, digest: &Digest) -> Result<Option<Component>, TaskError> {
         let path = self.path(digest);
         let file = match File::open(&path) {
             Ok(file) => file,
@@ -134,7 +141,15 @@ impl Artifacts {
             return Ok(None);
         }
         used(&file);
-        component.map(Some)
+        component.map(Some).map_err(|error| {
+            if error.is::<std::io::Error>() || error.is::<rustix::io::Errno>() {
+                warn!(path = %path.display(), error = format!("{error:#}"), "compiled module not mapped");
+                let why = error.root_cause();
+                let why = format!("failed to map a compiled module: {why}");
+                return TaskError::new(ErrorCode::Internal, why);
+            }
+            TaskError::new(ErrorCode::ModuleInvalid, format!("{error:#}"))
+        })
     }
 
     /// Notes that a module is used, which may be in memory for a long time.
@@ -155,10 +170,7 @@ impl Artifacts {
 
     /// A file for a compiled module.
     pub fn draft(&self) -> Result<NamedTempFile> {
-        tempfile::Builder::new()
-            .prefix(DRAFT)
-            .tempfile_in(&self.folder)
-            .context("failed to create a file in the cache folder")
+        draft(&self.folder).context("failed to create a file in the cache folder")
     }
 
     /// Keeps what was written to a draft. Another runner may do the same at the same time: the rename is atomic.
@@ -275,42 +287,59 @@ fn used(file: &File) {
 /// compiler gave us, in this process or in its jail. Nobody of ours writes to such a file again: it is replaced by a rename
 /// or removed, which a mapping survives. Who has this user's rights could write to it; they could as well to this program.
 #[expect(unsafe_code, reason = "the API for loading our own compiled artifact")]
-fn map(engine: &Engine, path: &Path) -> Result<Component> {
+fn map(engine: &Engine, path: &Path) -> wasmtime::Result<Component> {
     // SAFETY: see above.
-    Ok(unsafe { Component::deserialize_file(engine.wasmtime(), path) }?)
+    unsafe { Component::deserialize_file(engine.wasmtime(), path) }
+}
+
+/// Whether a folder is ours, and closed to others.
+fn is_private(folder: &Path) -> Result<()> {
+    let shown = folder.display();
+    let meta =
+        fs::metadata(folder).with_context(|| format!("failed to open the cache folder {shown}"))?;
+    ensure!(
+        meta.uid() == rustix::process::geteuid().as_raw(),
+        "the cache folder {shown} belongs to user {}, not to us",
+        meta.uid()
+    );
+    ensure!(
+        meta.mode() & 0o077 == 0,
+        "the cache folder {shown} is open to others (mode {:o}): it must be 0700",
+        meta.mode() & 0o777
+    );
+    Ok(())
+}
+
+fn draft(folder: &Path) -> std::io::Result<NamedTempFile> {
+    let (prefix, suffix) = DRAFT;
+    let mut named = tempfile::Builder::new();
+    named.prefix(prefix).suffix(suffix).tempfile_in(folder)
+}
+
+fn read_key(folder: &Path) -> Result<[u8; KEY_BYTES]> {
+    let key = fs::read(folder.join("key")).context("failed to read its key")?;
+    let bytes = key.len();
+    key.try_into()
+        .map_err(|_| anyhow!("its key has {bytes} bytes, not {KEY_BYTES}"))
 }
 
 /// Reads the key, or makes one. Two runners that start together must end with the same.
-fn key(path: &Path) -> Result<[u8; KEY_BYTES]> {
-    let read = || -> Result<[u8; KEY_BYTES]> {
-        let mut file = File::open(path)?;
-        let mut key = [0; KEY_BYTES];
-        file.read_exact(&mut key).context("the key is too short")?;
-        Ok(key)
-    };
+fn key(folder: &Path) -> Result<[u8; KEY_BYTES]> {
+    let path = folder.join("key");
     if !path.exists() {
         let mut key = [0; KEY_BYTES];
         File::open("/dev/urandom")?.read_exact(&mut key)?;
-        let folder = path.parent().context("the key has no folder")?;
-        let draft = folder.join(format!("key.{}", std::process::id()));
-        let mut file = File::options()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&draft)?;
-        file.write_all(&key)?;
-        file.sync_all()?;
+        let mut draft = draft(folder)?;
+        draft.write_all(&key)?;
+        draft.as_file().sync_all()?;
         // Fails if another runner was first, whose key it then is.
-        let linked = fs::hard_link(&draft, path);
-        fs::remove_file(&draft)?;
-        if let Err(error) = linked
-            && error.kind() != std::io::ErrorKind::AlreadyExists
+        if let Err(failed) = draft.persist_noclobber(path)
+            && failed.error.kind() != std::io::ErrorKind::AlreadyExists
         {
-            return Err(error.into());
+            return Err(failed.error.into());
         }
     }
-    read()
+    read_key(folder)
 }
 
 #[cfg(test)]
@@ -362,5 +391,24 @@ mod tests {
                 assert!(!is_ours(&name, &exchanged.concat()));
             }
         }
+    }
+
+    #[test]
+    fn those_who_start_together_have_one_key() {
+        let folder = tempfile::tempdir().expect("a folder");
+        assert!(read_key(folder.path()).is_err());
+        let keys: Vec<_> = std::thread::scope(|scope| {
+            let start = |_| scope.spawn(|| key(folder.path()).expect("a key"));
+            let started: Vec<_> = (0..8).map(start).collect();
+            let joined = started.into_iter().map(|it| it.join().expect("joined"));
+            joined.collect()
+        });
+        assert!(keys.iter().all(|it| *it == keys[0]));
+        let files = fs::read_dir(folder.path()).expect("read").count();
+        assert_eq!(files, 1, "drafts are left");
+        let mode = fs::metadata(folder.path().join("key"))
+            .expect("a key")
+            .mode();
+        assert_eq!(mode & 0o777, 0o600);
     }
 }

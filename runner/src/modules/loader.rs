@@ -22,6 +22,8 @@ use crate::tenants::compile::CompileLimits;
 
 /// Failures that are remembered, in bytes, and for how long.
 const REFUSED_BYTES: u64 = 1 << 20;
+/// Modules in hand to be compiled: 512 MiB, as two of the largest.
+const IN_HAND_KIB: u32 = 512 << 10;
 const REFUSED_FOR: Duration = Duration::from_secs(3600);
 /// How often the folder hears that a module in memory is used.
 const NOTED_FOR: Duration = Duration::from_secs(3600);
@@ -45,6 +47,8 @@ pub(super) struct Loader {
     compiling: Turns<TenantId>,
     /// A core is left for whoever runs tasks.
     compilers: Semaphore,
+    /// KiB of modules that may be in hand to be compiled.
+    in_hand: Semaphore,
 }
 
 impl Loader {
@@ -67,6 +71,7 @@ impl Loader {
             loading: Turns::default(),
             compiling: Turns::default(),
             compilers: Semaphore::new(cores.saturating_sub(1).max(1)),
+            in_hand: Semaphore::new(IN_HAND_KIB as usize),
         }
     }
 
@@ -78,34 +83,53 @@ impl Loader {
         self.artifacts = Some(Arc::new(artifacts));
     }
 
-    /// The structure has been checked.
+    /// The module of that digest, which has so many bytes and whose structure has been checked. `content` finds it once
+    /// more when it is to be compiled, so that whoever waits for that holds no bytes; `None` when it found another one.
     pub(super) async fn load(
         &self,
         tenant: &TenantId,
         limits: &CompileLimits,
-        content: Content,
-    ) -> Loaded {
-        if let Some(known) = self.known(limits, &content).await {
-            return known;
+        of: (Digest, usize),
+        content: impl AsyncFnOnce() -> Result<Content, TaskError>,
+    ) -> Result<Option<(Module, CacheHit)>, TaskError> {
+        match self.known(limits, &of.0).await {
+            Some(known) => known.map(Some),
+            // Boxed: every flow would have room for it, and be moved with it.
+            None => Box::pin(self.load_unknown(tenant, limits, of, content)).await,
         }
+    }
+
+    async fn load_unknown(
+        &self,
+        tenant: &TenantId,
+        limits: &CompileLimits,
+        (digest, bytes): (Digest, usize),
+        content: impl AsyncFnOnce() -> Result<Content, TaskError>,
+    ) -> Result<Option<(Module, CacheHit)>, TaskError> {
         // What is on disk does not wait for what the tenant compiles.
-        {
-            let _one = self.loading.take(content.digest).await;
-            if let Some(found) = self.find(limits, &content).await {
-                return found;
-            }
+        if let Some(found) = self.look(limits, &digest).await {
+            return found.map(Some);
         }
         let _turn = self.compiling.take(tenant.clone()).await;
+        if let Some(known) = self.known(limits, &digest).await {
+            return known.map(Some);
+        }
+        let room = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
+        let _room = self.in_hand.acquire_many(room.min(IN_HAND_KIB)).await;
+        let content = content().await?;
+        if content.digest != digest {
+            return Ok(None);
+        }
         // Another tenant may compile the very same; it is not waited for in its queue, only while it does.
-        let _one = self.loading.take(content.digest).await;
-        if let Some(found) = self.find(limits, &content).await {
-            return found;
+        let _one = self.loading.take(digest).await;
+        if let Some(found) = self.find(limits, &digest).await {
+            return found.map(Some);
         }
         // Nor another runner on this machine: it is waited for while it does, and not longer than it may take.
         let given_up = Instant::now() + Duration::from_secs(limits.wall_s);
         let (_compiler, _lock) = loop {
             let compiler = self.compilers.acquire().await;
-            match self.lock(&content.digest) {
+            match self.lock(&digest) {
                 Locked::Ours(lock) => break (compiler, Some(lock)),
                 Locked::Nobodys => break (compiler, None),
                 Locked::Theirs if Instant::now() > given_up => break (compiler, None),
@@ -113,11 +137,17 @@ impl Loader {
             }
             tokio::time::sleep(LOOK).await;
         };
-        if let Some(found) = self.find(limits, &content).await {
-            return found;
+        if let Some(found) = self.find(limits, &digest).await {
+            return found.map(Some);
         }
         let compiled = self.compile(limits, &content).await;
-        self.remember(limits, &content, compiled).await
+        self.remember(limits, digest, compiled).await.map(Some)
+    }
+
+    /// In memory or on disk; nobody looks for the same beside another.
+    pub(super) async fn look(&self, limits: &CompileLimits, digest: &Digest) -> Option<Loaded> {
+        let _one = self.loading.take(*digest).await;
+        self.find(limits, digest).await
     }
 
     fn lock(&self, digest: &Digest) -> Locked {
@@ -149,34 +179,33 @@ impl Loader {
     }
 
     /// In memory, as a module or as a failure.
-    async fn known(&self, limits: &CompileLimits, content: &Content) -> Option<Loaded> {
-        if let Some(module) = self.compiled.get(&content.digest).await {
-            self.note(&content.digest).await;
+    async fn known(&self, limits: &CompileLimits, digest: &Digest) -> Option<Loaded> {
+        if let Some(module) = self.compiled.get(digest).await {
+            self.note(digest).await;
             return Some(Ok((module, CacheHit::Memory)));
         }
-        let refused = self.refused.get(&(content.digest, *limits)).await;
+        let refused = self.refused.get(&(*digest, *limits)).await;
         refused.map(Err)
     }
 
     /// In memory or on disk.
-    async fn find(&self, limits: &CompileLimits, content: &Content) -> Option<Loaded> {
-        if let Some(known) = self.known(limits, content).await {
+    async fn find(&self, limits: &CompileLimits, digest: &Digest) -> Option<Loaded> {
+        if let Some(known) = self.known(limits, digest).await {
             return Some(known);
         }
-        let (engine, digest, artifacts) =
-            (self.engine.clone(), content.digest, self.artifacts.clone());
+        let (engine, wanted, artifacts) = (self.engine.clone(), *digest, self.artifacts.clone());
         let found = blocking(move || {
             let Some(artifacts) = artifacts else {
                 return Ok(None);
             };
-            let Some(component) = artifacts.load(&engine, &digest).map_err(invalid)? else {
+            let Some(component) = artifacts.load(&engine, &wanted)? else {
                 return Ok(None);
             };
             Ok(Some(Prepared::new(&engine, &component)?))
         });
         let found = found.await.transpose()?;
         let found = found.map(|prepared| (prepared, CacheHit::Disk));
-        Some(self.remember(limits, content, found).await)
+        Some(self.remember(limits, *digest, found).await)
     }
 
     async fn compile(
@@ -196,7 +225,7 @@ impl Loader {
                 let (engine, digest) = (self.engine.clone(), content.digest);
                 blocking(move || {
                     artifacts.keep(&digest, draft).map_err(ours)?;
-                    let component = artifacts.load(&engine, &digest).map_err(invalid)?;
+                    let component = artifacts.load(&engine, &digest)?;
                     prune(&artifacts);
                     let component =
                         component.ok_or_else(|| ours("the machine code is not whole"))?;
@@ -232,10 +261,9 @@ impl Loader {
     async fn remember(
         &self,
         limits: &CompileLimits,
-        content: &Content,
+        digest: Digest,
         loaded: Result<(Prepared, CacheHit), TaskError>,
     ) -> Loaded {
-        let digest = content.digest;
         match loaded {
             Ok((prepared, hit)) => {
                 let prepared = Arc::new(prepared);

@@ -24,15 +24,24 @@ const REMEMBERED: u64 = 10_000;
 /// Characters of 64 bytes in base64: the signature of signature and comment.
 const GLOBAL: usize = 88;
 
-/// Reads a public key: its 56 characters, or the two lines of a `.pub` file.
+/// Reads a public key: its 56 characters, or the two lines of a `.pub` file. An error does not repeat the text: it may be
+/// a secret.
 pub fn signer(text: &str) -> Result<Signer> {
     let text = text.trim();
+    let is_secret = |line: &str| {
+        let bytes = STANDARD.decode(line.trim());
+        bytes.is_ok_and(|bytes| SecretKey::from_bytes(&bytes).is_ok())
+    };
+    ensure!(
+        !text.lines().any(is_secret),
+        "this is the secret half of a key: the public one is wanted, and whoever saw this one can sign"
+    );
     let key = match text.contains('\n') {
         true => PublicKeyBox::from_string(text).and_then(PublicKeyBox::into_public_key),
         false => PublicKey::from_base64(text),
     };
     let key = key.map_err(|error| anyhow!("{error}"));
-    let key = key.with_context(|| format!("{text:?} is no public key of minisign's"))?;
+    let key = key.context("it is no public key of minisign's")?;
     Ok(Signer::new(key.to_base64()))
 }
 
@@ -217,8 +226,13 @@ mod tests {
         for text in [made.public.as_str(), made.signer.as_str()] {
             assert_eq!(signer(text).expect("a key"), made.signer);
         }
-        for bad in ["", "RWQ", "hello world", &made.secret] {
+        for bad in ["", "RWQ", "hello world"] {
             assert!(signer(bad).is_err(), "{bad}");
+        }
+        let (_, secret) = made.secret.split_once('\n').expect("two lines");
+        for secret in [&made.secret, secret] {
+            let said = format!("{:#}", signer(secret).expect_err("refused"));
+            assert!(said.starts_with("this is the secret half"), "{said}");
         }
     }
 }

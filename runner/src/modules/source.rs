@@ -90,7 +90,7 @@ impl Sources {
             }
             ModuleRef::Digest(digest) => self.by_digest(policy, digest).await,
             ModuleRef::Https(_) | ModuleRef::Oci(_) => match &self.web {
-                Some(web) => web.find(tenant, policy, reference).await,
+                Some(web) => Box::pin(web.find(tenant, policy, reference)).await,
                 None => Err(TaskError::new(
                     ErrorCode::Unsupported,
                     format!("this runner does not fetch modules: {reference}"),
@@ -107,7 +107,7 @@ impl Sources {
         reference: &ModuleRef,
     ) {
         if let Some(web) = &self.web {
-            web.doubt(tenant, policy, reference).await;
+            Box::pin(web.doubt(tenant, policy, reference)).await;
         }
     }
 
@@ -115,7 +115,7 @@ impl Sources {
         // Only what the operator gave to everybody: a digest that one tenant's module has is printed in outcomes
         // and logs, and must not be a key to it for the others.
         if let Some(directory) = self.directory(policy)
-            && let Some((name, content)) = directory.find_digest(digest).await?
+            && let Some((name, content)) = Box::pin(directory.find_digest(digest)).await?
         {
             return with_signature(directory, policy, &name, content);
         }
@@ -143,7 +143,7 @@ impl Sources {
             return with_signature(directory, policy, name, content);
         }
         if let Some(published) = published
-            && let Some(found) = published.find(tenant, policy, name).await?
+            && let Some(found) = Box::pin(published.find(tenant, policy, name)).await?
         {
             return Ok(found);
         }

@@ -1,19 +1,24 @@
 //! From a project's sources to a checked component in its `build` folder.
 
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::SystemTime;
 
 use anyhow::{Context as _, Result, bail};
+use tempfile::NamedTempFile;
 
+use crate::config::Config;
 use crate::modules::structure::{self, Shape, Structure};
-use crate::modules::{Content, shape};
+use crate::modules::{self, Content, shape};
 use crate::project::Project;
 use crate::project::create::WIT;
 use crate::project::language::Tool;
 use crate::project::manifest::World;
 use crate::project::watch::Files;
 use crate::task::ModuleName;
+use crate::task::tenant::TenantId;
 
 /// The folder of what is built, in a project.
 pub const FOLDER: &str = "build";
@@ -46,12 +51,16 @@ pub fn build(project: &Project) -> Result<Built> {
     }
     let folder = project.folder.join(FOLDER);
     fs::create_dir_all(&folder).with_context(|| format!("failed to make {}", folder.display()))?;
+    let began = now_in(&folder)
+        .with_context(|| format!("failed to make a file in {}", folder.display()))?;
     let bytes = (project.language.build)(&workshop)?;
     let world = project.manifest.world;
     let content = Content::new(component(bytes, world).context(NO_TASK)?);
     let structure = check(&content, world).context(NO_TASK)?;
     let file = project.module();
-    write(&file, &content.bytes)?;
+    // What is saved while the toolchain runs is younger.
+    write(&file, &content.bytes, began)
+        .with_context(|| format!("failed to write {}", file.display()))?;
     Ok(Built {
         file,
         content,
@@ -59,25 +68,15 @@ pub fn build(project: &Project) -> Result<Built> {
     })
 }
 
-/// The module's file; built before, if a file that it may be made from is younger. Samples and Markdown are not.
+/// The module's file; built before, unless it is younger than every file that it may be made from.
 ///
 /// # Errors
 ///
 /// As those of [`build`].
 pub fn current(project: &Project) -> Result<PathBuf> {
     let file = project.module();
-    let samples = project.manifest.samples.iter();
-    let of_samples: Vec<PathBuf> = samples
-        .flat_map(|sample| [Some(&sample.input), sample.output.as_ref()])
-        .flatten()
-        .map(|path| project.folder.join(path))
-        .collect();
-    let counts = |path: &Path| {
-        path.extension().is_none_or(|it| it != "md") && !of_samples.iter().any(|it| it == path)
-    };
-    let youngest = Files::of(project).youngest(counts);
     let built = fs::metadata(&file).and_then(|meta| meta.modified()).ok();
-    if built.is_none() || built < youngest {
+    if built.is_none() || built <= Files::sources(project).youngest() {
         build(project)?;
     }
     Ok(file)
@@ -108,9 +107,10 @@ fn component(bytes: Vec<u8>, world: World) -> Result<Vec<u8>> {
     Ok(component.into_owned())
 }
 
-/// What a runner would refuse for every tenant, and what is not what the manifest says.
+/// What a runner would refuse, whatever it grants, and what is not what the manifest says.
 fn check(content: &Content, world: World) -> Result<Structure> {
-    let structure = structure::check(&content.bytes).map_err(anyhow::Error::msg)?;
+    let policy = Config::default().policy_of(&TenantId::default())?;
+    let structure = modules::check(content, &policy).map_err(anyhow::Error::msg)?;
     let wanted = match world {
         World::Task | World::PublishingTask => Shape::Typed,
         World::Command => Shape::Command,
@@ -125,13 +125,19 @@ fn check(content: &Content, world: World) -> Result<Structure> {
     Ok(structure)
 }
 
+/// The time by the clock of the file system, which is behind the system's.
+fn now_in(folder: &Path) -> Result<SystemTime> {
+    let file = NamedTempFile::new_in(folder)?;
+    Ok(file.as_file().metadata()?.modified()?)
+}
+
 /// Whole or not at all: `dev` may be reading it.
-fn write(file: &Path, bytes: &[u8]) -> Result<()> {
-    let in_file = || format!("failed to write {}", file.display());
-    let folder = file.parent().with_context(in_file)?;
-    let mut draft = tempfile::NamedTempFile::new_in(folder).with_context(in_file)?;
-    std::io::Write::write_all(&mut draft, bytes).with_context(in_file)?;
-    draft.persist(file).with_context(in_file)?;
+fn write(file: &Path, bytes: &[u8], modified: SystemTime) -> Result<()> {
+    let folder = file.parent().context("it is in no folder")?;
+    let mut draft = NamedTempFile::new_in(folder)?;
+    draft.write_all(bytes)?;
+    draft.as_file().set_modified(modified)?;
+    draft.persist(file)?;
     Ok(())
 }
 

@@ -68,6 +68,21 @@ impl Files {
         }
     }
 
+    /// Those that the module may be made from: samples and Markdown are not.
+    #[must_use]
+    pub fn sources(project: &Project) -> Files {
+        let mut all = Files::of(project);
+        for sample in &project.manifest.samples {
+            let files = [Some(&sample.input), sample.output.as_ref()];
+            for path in files.into_iter().flatten() {
+                all.files.remove(&project.folder.join(path));
+            }
+        }
+        let is_text = |path: &Path| path.extension().is_some_and(|it| it == "md");
+        all.files.retain(|path, _| !is_text(path));
+        all
+    }
+
     /// The files that are not as they were, gone and new ones too.
     #[must_use]
     pub fn changed_since<'a>(&'a self, before: &'a Files) -> Vec<&'a Path> {
@@ -79,10 +94,10 @@ impl Files {
         changed.map(PathBuf::as_path).collect()
     }
 
-    /// When the youngest of those that `counts` was written.
-    pub(super) fn youngest(&self, counts: impl Fn(&Path) -> bool) -> Option<SystemTime> {
-        let counted = self.files.iter().filter(|(path, _)| counts(path));
-        counted.filter_map(|(_, stamp)| stamp.modified).max()
+    /// When the youngest was written.
+    pub(super) fn youngest(&self) -> Option<SystemTime> {
+        let stamps = self.files.values();
+        stamps.filter_map(|stamp| stamp.modified).max()
     }
 }
 

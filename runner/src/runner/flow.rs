@@ -126,7 +126,7 @@ pub(super) async fn run(
     };
     let outcome = match ended {
         Ok(outcome) => outcome,
-        Err(HandedBack) => match hand_back(&shared, &in_hand).await {
+        Err(HandedBack) => match Box::pin(hand_back(&shared, &in_hand)).await {
             Some(outcome) => outcome,
             None => return,
         },
@@ -210,7 +210,7 @@ async fn live(shared: &Shared, in_hand: &mut InHand) -> Result<Outcome, HandedBa
     shared.event(&in_hand.task, &Event::Queued);
     loop {
         if let Some(due) = in_hand.due.take() {
-            wait(shared, in_hand, policy.max_kept, due).await?;
+            Box::pin(wait(shared, in_hand, policy.max_kept, due)).await?;
         }
         let mut outcome = attempt(shared, in_hand, &policy, limits).await?;
         let number = in_hand.attempt();

@@ -160,7 +160,13 @@ impl Runner {
                     }
                     None => None,
                 };
-                flows.spawn(flow::run(shared.clone(), in_hand, cancel, verdict));
+                // Kilobytes, which are moved once so, and not with every layer of the spawning.
+                flows.spawn(Box::pin(flow::run(
+                    shared.clone(),
+                    in_hand,
+                    cancel,
+                    verdict,
+                )));
             }
             Arrival::Attached(token) => {
                 debug!(task_id = %in_hand.task.id, tenant = %in_hand.task.tenant, redelivered, "task is already in hand");

@@ -21,7 +21,7 @@ pub struct Outcome {
     pub status: Status,
     /// The module reference as the producer wrote it; absent for bytes that are no task.
     pub module: Option<String>,
-    /// The SHA-256 of the bytes that ran; absent when none were found.
+    /// The SHA-256 of the bytes that ran; none when it ran none.
     pub module_digest: Option<Digest>,
     /// Which attempt this is the outcome of, counted from 1; 0 when it never started.
     pub attempt: u32,

@@ -40,14 +40,15 @@ impl Artifacts {
         Ok(entries)
     }
 
-    /// Removes what is over the bound, and what killed runners left; what it removed. A module that runs goes on running.
-    pub fn prune(&self) -> Result<Vec<Entry>> {
-        self.prune_to(self.max_bytes)
+    /// Removes what killed runners left, and what is over the bound. A module that runs goes on running.
+    pub fn prune(&self) -> Result<()> {
+        self.sweep()?;
+        self.prune_to(self.max_bytes)?;
+        Ok(())
     }
 
-    /// The same under another bound; with 0, everything.
+    /// Removes what is over a bound, with 0 everything; what it removed.
     pub fn prune_to(&self, max_bytes: u64) -> Result<Vec<Entry>> {
-        self.sweep()?;
         let entries = self.entries()?;
         let mut bytes: u64 = entries.iter().map(|entry| entry.bytes).sum();
         let (current, others): (Vec<_>, Vec<_>) = entries.into_iter().partition(|it| it.current);
@@ -74,9 +75,7 @@ impl Artifacts {
 
     fn entry(&self, path: PathBuf) -> Option<Entry> {
         let name = path.file_name()?.to_str()?.strip_suffix(".cwasm")?;
-        let (digest, engine) = name.split_once('-')?;
-        let digest = Digest::parse_hex(digest).ok()?;
-        let engine = u64::from_str_radix(engine, 16).ok()?;
+        let (digest, engine) = stem(name)?;
         let meta = fs::metadata(&path).ok()?;
         Some(Entry {
             digest,
@@ -87,24 +86,48 @@ impl Artifacts {
         })
     }
 
-    /// Drafts and locks whose owners were killed.
-    fn sweep(&self) -> Result<()> {
+    /// Removes the drafts and locks of killed runners: how many, and their bytes.
+    pub fn sweep(&self) -> Result<(usize, u64)> {
+        let (mut files, mut bytes) = (0, 0);
         for path in self.files()? {
             let name = path.file_name().and_then(|name| name.to_str());
-            let temporary = |name: &str| name.starts_with(DRAFT) || name.ends_with(".lock");
-            let old = || {
-                let modified = fs::metadata(&path).and_then(|meta| meta.modified()).ok()?;
-                Some(modified.elapsed().ok()? > ABANDONED)
+            if !name.is_some_and(is_temporary) {
+                continue;
+            }
+            let Ok(meta) = fs::metadata(&path) else {
+                continue;
             };
-            if name.is_some_and(temporary)
-                && old() == Some(true)
-                && let Err(error) = fs::remove_file(&path)
-            {
-                debug!(path = %path.display(), %error, "not swept");
+            let age = meta.modified().ok().and_then(|then| then.elapsed().ok());
+            if age.is_none_or(|age| age <= ABANDONED) {
+                continue;
+            }
+            match fs::remove_file(&path) {
+                Ok(()) => {
+                    files += 1;
+                    bytes += meta.len();
+                }
+                Err(error) => debug!(path = %path.display(), %error, "not swept"),
             }
         }
-        Ok(())
+        Ok((files, bytes))
     }
+}
+
+/// What the names of compiled modules and their locks begin with: the module's digest, the engine.
+fn stem(name: &str) -> Option<(Digest, u64)> {
+    let (digest, engine) = name.split_once('-')?;
+    let whole = engine.len() == 16 && engine.bytes().all(|it| it.is_ascii_hexdigit());
+    let engine = whole.then(|| u64::from_str_radix(engine, 16).ok())??;
+    Some((Digest::parse_hex(digest).ok()?, engine))
+}
+
+/// Whether a file of that name is a draft or a lock of ours.
+fn is_temporary(name: &str) -> bool {
+    let (prefix, suffix) = DRAFT;
+    let random = name.strip_prefix(prefix);
+    let random = random.and_then(|rest| rest.strip_suffix(suffix));
+    random.is_some_and(|it| it.bytes().all(|it| it.is_ascii_alphanumeric()))
+        || name.strip_suffix(".lock").and_then(stem).is_some()
 }
 
 fn remove(entries: impl Iterator<Item = Entry>) -> Result<Vec<Entry>> {
@@ -151,17 +174,24 @@ mod tests {
         }
         let another = format!("{}-{:016x}.cwasm", name(4).hex(), artifacts.engine ^ 1);
         write(artifacts.folder.join(another), 0);
-        write(artifacts.folder.join("draft-now"), 0);
-        write(artifacts.folder.join("draft-then"), 3 * 86_400);
-        write(artifacts.folder.join("x.lock"), 3 * 86_400);
-        write(artifacts.folder.join("others.txt"), 3 * 86_400);
+        let drafts = [0; 2].map(|_| artifacts.draft().expect("a draft"));
+        let [new, old] = drafts.map(|draft| draft.keep().expect("kept").1);
+        write(new.clone(), 0);
+        write(old, 3 * 86_400);
+        write(artifacts.path(&name(1)).with_extension("lock"), 3 * 86_400);
+        // Of others, however old.
+        let others = ["draft-then", "draft-a b.wasmqtt", "others.txt", "yarn.lock"];
+        for other in others {
+            write(artifacts.folder.join(other), 3 * 86_400);
+        }
 
         let numbers = |entries: Vec<Entry>| -> Vec<Digest> {
             entries.into_iter().map(|entry| entry.digest).collect()
         };
         let all = artifacts.entries().expect("read");
         assert_eq!(numbers(all), [4, 3, 2, 1].map(name));
-        let removed = artifacts.prune().expect("pruned");
+        assert_eq!(artifacts.sweep().expect("swept"), (2, 200));
+        let removed = artifacts.prune_to(250).expect("pruned");
         assert_eq!(numbers(removed), [4, 1].map(name));
         assert_eq!(artifacts.remove_others().expect("removed"), []);
         artifacts.touch(&name(2));
@@ -173,9 +203,12 @@ mod tests {
             .filter_map(|path| Some(path.file_name()?.to_str()?.to_owned()))
             .collect();
         left.sort();
-        let kept = artifacts.path(&name(2));
-        let kept = kept.file_name().and_then(|it| it.to_str()).expect("a name");
-        assert_eq!(left, [kept, "draft-now", "key", "others.txt"]);
+        let kept = [artifacts.path(&name(2)), new];
+        let kept = kept.iter().map(|path| path.file_name()?.to_str());
+        let kept = kept.map(|name| name.expect("a name"));
+        let mut expected: Vec<_> = kept.chain(["key"]).chain(others).collect();
+        expected.sort_unstable();
+        assert_eq!(left, expected);
         assert_eq!(
             numbers(artifacts.prune_to(0).expect("pruned")),
             [2].map(name)

@@ -5,13 +5,14 @@
 
 use std::collections::HashMap;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use moka::future::Cache;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
 
 use crate::modules::Content;
-use crate::modules::source::Found;
 use crate::modules::source::retained::Retained;
+use crate::modules::source::{Found, MAX_SIGNATURE};
 use crate::task::outcome::{ErrorCode, TaskError};
 use crate::task::tenant::TenantId;
 use crate::task::{Digest, ModuleName};
@@ -149,6 +150,7 @@ pub(super) struct Chunked {
     retained: Retained,
     /// By topic, and the digest of the manifest.
     assembled: Cache<(String, Digest), Content>,
+    assembling: Semaphore,
 }
 
 impl Chunked {
@@ -160,6 +162,7 @@ impl Chunked {
         Chunked {
             retained,
             assembled: assembled.build(),
+            assembling: Semaphore::new(1),
         }
     }
 
@@ -175,18 +178,21 @@ impl Chunked {
         name: &ModuleName,
     ) -> Result<Option<Found>, TaskError> {
         let topic = self.topic(tenant, name);
-        let Some(published) = self.retained.find(&topic).await? else {
+        let Some(published) = self.retained.find(tenant, &topic).await? else {
             return Ok(None);
         };
         let content = match Manifest::is_one(&published.bytes) {
             false => published,
-            true => self.whole(policy, topic, &published).await?,
+            true => self.whole(tenant, policy, topic, &published).await?,
         };
         let signature = match policy.signed_by.is_empty() {
             true => None,
             false => {
                 let topic = self.retained.topics().module_signature(tenant, name);
-                self.retained.find(&topic).await?.map(|found| found.bytes)
+                let found = self.retained.find(tenant, &topic).await?;
+                // What is longer is none.
+                let found = found.filter(|found| found.bytes.len() as u64 <= MAX_SIGNATURE);
+                found.map(|found| found.bytes)
             }
         };
         Ok(Some(Found { content, signature }))
@@ -194,10 +200,15 @@ impl Chunked {
 
     async fn whole(
         &self,
+        tenant: &TenantId,
         policy: &TenantPolicy,
         topic: String,
         published: &Content,
     ) -> Result<Content, TaskError> {
+        let key = (topic.clone(), published.digest);
+        if let Some(assembled) = self.assembled.get(&key).await {
+            return Ok(assembled);
+        }
         let manifest = Manifest::parse(&published.bytes).map_err(|why| {
             let why = format!("{topic} is neither a module nor a manifest of chunks: {why}");
             TaskError::new(ErrorCode::ModuleInvalid, why)
@@ -207,9 +218,8 @@ impl Chunked {
             let why = format!("module {digest} has {bytes} bytes, of at most {most}");
             return Err(TaskError::new(ErrorCode::ModuleTooCostly, why));
         }
-        let key = (topic.clone(), published.digest);
         let assemble = async {
-            let assembled = self.assemble(&topic, &manifest).await;
+            let assembled = self.assemble(tenant, &topic, &manifest).await;
             for chunk in &manifest.chunks {
                 self.retained.forget(&chunk_topic(&topic, &chunk.digest));
             }
@@ -219,17 +229,23 @@ impl Chunked {
         assembled.map_err(|error| TaskError::clone(&error))
     }
 
-    async fn assemble(&self, topic: &str, manifest: &Manifest) -> Result<Content, TaskError> {
+    async fn assemble(
+        &self,
+        tenant: &TenantId,
+        topic: &str,
+        manifest: &Manifest,
+    ) -> Result<Content, TaskError> {
         let count = manifest.chunks.len();
         let patience = self.retained.lookup() * PATIENCE;
+        // As the broker's client has them: a piece that is named often is there once.
         let mut pieces: HashMap<Digest, Bytes> = HashMap::new();
-        let mut whole = BytesMut::with_capacity(usize::try_from(manifest.bytes).unwrap_or(0));
+        let mut in_order = Vec::with_capacity(count);
         for (number, chunk) in manifest.chunks.iter().enumerate() {
             let piece = match pieces.get(&chunk.digest) {
                 Some(piece) => piece.clone(),
                 None => {
                     let topic = chunk_topic(topic, &chunk.digest);
-                    let found = self.retained.find_within(&topic, patience).await?;
+                    let found = self.retained.find_within(tenant, &topic, patience).await?;
                     let found = found.ok_or_else(|| {
                         let why = format!("chunk {} of {count} is not on {topic}", number + 1);
                         TaskError::new(ErrorCode::ModuleUnavailable, why)
@@ -247,10 +263,12 @@ impl Chunked {
                     found.bytes
                 }
             };
-            whole.extend_from_slice(&piece);
+            in_order.push(piece);
         }
         drop(pieces);
-        let hashed = tokio::task::spawn_blocking(|| Content::new(whole)).await;
+        // One at a time: what few pieces make may be large.
+        let _one = self.assembling.acquire().await;
+        let hashed = tokio::task::spawn_blocking(move || Content::new(in_order.concat())).await;
         let content = hashed.map_err(|died| {
             TaskError::new(ErrorCode::Internal, format!("failed to hash: {died}"))
         })?;

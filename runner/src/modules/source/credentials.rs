@@ -12,6 +12,9 @@ use crate::modules::source::get::Failed;
 /// Under which name Docker keeps what is for Docker Hub.
 const DOCKER_HUB: &str = "https://index.docker.io/v1/";
 
+/// What a helper says that has nothing for a registry, and fails.
+const NOT_FOUND: &str = "credentials not found in native keychain";
+
 pub(super) struct Credentials {
     folder: Option<PathBuf>,
 }
@@ -55,6 +58,11 @@ impl Credentials {
                     Err("an identity token is not supported".to_owned())
                 }
                 Err(CredentialRetrievalError::NoCredentialConfigured) => Ok(None),
+                Err(CredentialRetrievalError::HelperFailure { stdout, .. })
+                    if stdout.trim() == NOT_FOUND =>
+                {
+                    Ok(None)
+                }
                 Err(error) => Err(error.to_string()),
             },
         };

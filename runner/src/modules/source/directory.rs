@@ -1,14 +1,13 @@
 //! Modules in a folder: `NAME.wasm`, read when asked for, read again when the file changes.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
+use moka::future::Cache;
 use tracing::warn;
 
 use crate::modules::Content;
@@ -18,14 +17,27 @@ use crate::task::{Digest, ModuleName};
 
 /// The largest module file, in bytes: what MQTT could carry.
 const MAX_BYTES: u64 = 256 << 20;
+/// Bytes of files kept in memory; beyond it those go that were not asked for longest.
+const KEPT_BYTES: u64 = 512 << 20;
+/// Files whose digest is remembered, about 200 bytes each.
+const KEPT_DIGESTS: u64 = 10_000;
 
 pub(super) struct Directory {
     folder: PathBuf,
-    read: Arc<Mutex<HashMap<ModuleName, (Stamp, Content)>>>,
+    contents: Cache<Version, Content>,
+    /// Of all that was ever read, so that a look for a digest reads nothing twice.
+    digests: Cache<Version, Digest>,
+}
+
+/// A file as it is now.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Version {
+    name: ModuleName,
+    stamp: Stamp,
 }
 
 /// What changes when a file is replaced or written to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Stamp {
     inode: u64,
     bytes: u64,
@@ -43,7 +55,13 @@ impl Directory {
         );
         Ok(Directory {
             folder: folder.to_owned(),
-            read: Arc::default(),
+            contents: Cache::builder()
+                .weigher(|_, content: &Content| {
+                    u32::try_from(content.bytes.len()).unwrap_or(u32::MAX)
+                })
+                .max_capacity(KEPT_BYTES)
+                .build(),
+            digests: Cache::new(KEPT_DIGESTS),
         })
     }
 
@@ -53,47 +71,58 @@ impl Directory {
 
     /// The module of that name, if there is such a file.
     pub(super) async fn find(&self, name: &ModuleName) -> Result<Option<Content>, TaskError> {
-        let path = self.folder.join(format!("{name}.wasm"));
-        // A stat of a file that was just used is about a microsecond: cheaper than handing it to a thread.
-        let stamp = match std::fs::metadata(&path) {
-            Ok(meta) if meta.is_file() => Stamp {
-                inode: meta.ino(),
-                bytes: meta.len(),
-                modified: (meta.mtime(), meta.mtime_nsec()),
-            },
-            Ok(_) => return Ok(None),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(unreadable(&path, &error)),
-        };
-        let known = self
-            .read
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(name)
-            .cloned();
-        if let Some((_, content)) = known.filter(|(known, _)| *known == stamp) {
-            return Ok(Some(content));
+        match self.version(name)? {
+            Some(version) => self.read(version).await.map(Some),
+            None => Ok(None),
         }
-        if stamp.bytes > MAX_BYTES {
+    }
+
+    /// A stat of a file that was just used is about a microsecond: cheaper than handing it to a thread.
+    fn version(&self, name: &ModuleName) -> Result<Option<Version>, TaskError> {
+        let path = self.path(name);
+        match std::fs::metadata(&path) {
+            Ok(meta) if meta.is_file() => Ok(Some(Version {
+                name: name.clone(),
+                stamp: Stamp {
+                    inode: meta.ino(),
+                    bytes: meta.len(),
+                    modified: (meta.mtime(), meta.mtime_nsec()),
+                },
+            })),
+            Ok(_) => Ok(None),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(unreadable(&path, &error)),
+        }
+    }
+
+    /// However many ask at one moment, it is read once.
+    async fn read(&self, version: Version) -> Result<Content, TaskError> {
+        if let Some(known) = self.contents.get(&version).await {
+            return Ok(known);
+        }
+        let (path, bytes) = (self.path(&version.name), version.stamp.bytes);
+        if bytes > MAX_BYTES {
             let why = format!(
-                "{} has {} bytes, of at most {MAX_BYTES}",
-                path.display(),
-                stamp.bytes
+                "{} has {bytes} bytes, of at most {MAX_BYTES}",
+                path.display()
             );
             return Err(TaskError::new(ErrorCode::ModuleInvalid, why));
         }
-        let file = path.clone();
-        let content =
-            tokio::task::spawn_blocking(move || std::fs::read(&file).map(Content::new)).await;
-        let content = content
-            .map_err(std::io::Error::other)
-            .and_then(|read| read)
-            .map_err(|error| unreadable(&path, &error))?;
-        self.read
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(name.clone(), (stamp, content.clone()));
-        Ok(Some(content))
+        let read = async {
+            let file = path.clone();
+            let read = move || std::fs::read(file).map(Content::new);
+            let read = tokio::task::spawn_blocking(read).await;
+            let content = read.map_err(std::io::Error::other).flatten();
+            let content = content.map_err(|error| unreadable(&path, &error))?;
+            self.digests.insert(version.clone(), content.digest).await;
+            Ok(content)
+        };
+        let content = Box::pin(self.contents.try_get_with_by_ref(&version, read)).await;
+        content.map_err(|error| TaskError::clone(&error))
+    }
+
+    fn path(&self, name: &ModuleName) -> PathBuf {
+        self.folder.join(format!("{name}.wasm"))
     }
 
     /// What stands beside a module as `NAME.wasm.minisig`.
@@ -124,7 +153,16 @@ impl Directory {
             ModuleName::parse(name.to_str()?.strip_suffix(".wasm")?).ok()
         });
         for name in names.collect::<Vec<_>>() {
-            match self.find(&name).await {
+            let found = async {
+                let Some(version) = self.version(&name)? else {
+                    return Ok(None);
+                };
+                match self.digests.get(&version).await {
+                    Some(known) if known != *digest => Ok(None),
+                    _ => self.read(version).await.map(Some),
+                }
+            };
+            match found.await {
                 Ok(Some(content)) if content.digest == *digest => {
                     return Ok(Some((name, content)));
                 }

@@ -58,6 +58,8 @@ pub(super) struct Failed {
     pub(super) why: String,
     /// The host does not answer: others need not find that out again.
     pub(super) silent: bool,
+    /// The host is up, and we may not have it.
+    pub(super) refused: bool,
 }
 
 impl Failed {
@@ -66,6 +68,7 @@ impl Failed {
             code,
             why: why.into(),
             silent: false,
+            refused: false,
         }
     }
 
@@ -207,23 +210,32 @@ impl Answer {
             Failed::new(ErrorCode::TenantDenied, why)
         };
         let place = location.split('#').next().unwrap_or_default();
-        if place.starts_with('/') && !place.starts_with("//") {
-            return Ok(Some((from.clone(), place.to_owned())));
-        }
-        let (tls, rest) = match place.split_once("://") {
-            Some(("https", rest)) => (true, rest),
-            Some(("http", rest)) if !from.tls => (false, rest),
+        let (tls, place) = match scheme(place) {
+            None => (from.tls, place),
+            Some(("https", rest)) if rest.starts_with("//") => (true, rest),
+            Some(("http", rest)) if !from.tls && rest.starts_with("//") => (false, rest),
             Some(_) => return Err(wrong("that is not https")),
-            None => {
-                let folder = path.split('?').next().unwrap_or_default();
-                let folder = &folder[..folder.rfind('/').map_or(0, |at| at + 1)];
-                return Ok(Some((from.clone(), format!("{folder}{place}"))));
-            }
+        };
+        let Some(rest) = place.strip_prefix("//") else {
+            let base = path.split('?').next().unwrap_or_default();
+            let before = match place.as_bytes().first() {
+                Some(b'/') => "",
+                Some(b'?') => base,
+                _ => &base[..base.rfind('/').map_or(0, |at| at + 1)],
+            };
+            return Ok(Some((
+                from.clone(),
+                without_dots(&format!("{before}{place}")),
+            )));
         };
         let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
         let target = Target::parse(tls, authority).map_err(|why| wrong(&why))?;
-        let slash = if path.starts_with('/') { "" } else { "/" };
-        Ok(Some((target, format!("{slash}{path}"))))
+        Ok(Some((target, without_dots(path))))
+    }
+
+    /// Whether it is said that we may not.
+    pub(super) fn refuses(&self) -> bool {
+        matches!(self.status.as_u16(), 401 | 403)
     }
 
     /// What a status that is none of those expected means.
@@ -232,11 +244,99 @@ impl Answer {
             404 | 410 => ErrorCode::ModuleNotFound,
             _ => ErrorCode::ModuleUnavailable,
         };
-        Failed::new(code, format!("{from} answers {}", self.status.as_u16()))
+        let why = format!("{from} answers {}", self.status.as_u16());
+        Failed {
+            refused: self.refuses(),
+            ..Failed::new(code, why)
+        }
     }
 
     /// A header as text.
     pub(super) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+}
+
+/// The scheme that a place begins with, if it does, and the rest.
+fn scheme(place: &str) -> Option<(&'static str, &str)> {
+    let (scheme, rest) = place.split_once(':')?;
+    if scheme.contains(['/', '?']) {
+        return None;
+    }
+    let known = ["https", "http"];
+    let known = known.into_iter().find(|it| scheme.eq_ignore_ascii_case(it));
+    Some((known.unwrap_or("another"), rest))
+}
+
+/// A path, and its query as it is, without `.` and `..` (RFC 3986, 5.2.4).
+fn without_dots(path: &str) -> String {
+    let (path, query) = path.split_at(path.find('?').unwrap_or(path.len()));
+    let mut kept = Vec::new();
+    let path = path.strip_prefix('/').unwrap_or(path);
+    let mut segments = path.split('/').peekable();
+    while let Some(segment) = segments.next() {
+        match segment {
+            "." => {}
+            ".." => {
+                kept.pop();
+            }
+            segment => {
+                kept.push(segment);
+                continue;
+            }
+        }
+        if segments.peek().is_none() {
+            kept.push("");
+        }
+    }
+    format!("/{}{query}", kept.join("/"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn redirects() {
+        let home = Target::parse(true, "h").expect("a target");
+        let redirect = |location: &str| {
+            let location = HeaderValue::from_str(location).expect("a header");
+            let answer = Answer {
+                status: StatusCode::FOUND,
+                headers: HeaderMap::from_iter([(LOCATION, location)]),
+                body: Vec::new(),
+            };
+            let there = answer.redirect(&home, "/a/b/c?d=/e").ok()?;
+            there.map(|(target, path)| format!("{target}{path}"))
+        };
+        for (location, leads_to) in [
+            ("/x?y#z", "h/x?y"),
+            ("x", "h/a/b/x"),
+            ("x?u=https://o/", "h/a/b/x?u=https://o/"),
+            ("?x", "h/a/b/c?x"),
+            ("./x", "h/a/b/x"),
+            ("../x/./y?../z", "h/a/x/y?../z"),
+            ("../../../x/..", "h/"),
+            ("/..", "h/"),
+            ("//o:8443/x/", "o:8443/x/"),
+            ("//o?x", "o/?x"),
+            ("https://o", "o/"),
+            ("HTTPS://o/x", "o/x"),
+        ] {
+            assert_eq!(redirect(location).as_deref(), Some(leads_to), "{location}");
+        }
+        for refused in [
+            "http://h/x",
+            "Http://h/x",
+            "file:///etc/passwd",
+            "gopher:x",
+            "https:x",
+            "//",
+            "///x",
+            "//u@o/",
+            "https://o\\@h/",
+        ] {
+            assert_eq!(redirect(refused), None, "{refused}");
+        }
     }
 }

@@ -29,9 +29,10 @@ const MAX_MANIFEST: u64 = 1 << 20;
 const MAX_TOKEN: u64 = 64 << 10;
 const MANIFESTS: &str = "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json";
 /// What layers of wasm are called: by the artifact layout, and before there was one.
-const LAYERS: [&str; 2] = [
+const LAYERS: [&str; 3] = [
     "application/wasm",
     "application/vnd.wasm.content.layer.v1+wasm",
+    "application/vnd.module.wasm.content.layer.v1+wasm",
 ];
 
 pub(super) struct Registry<'a> {
@@ -172,22 +173,29 @@ impl Session<'_> {
 
     /// Asks the registry; when it wants to know who asks, once more.
     async fn get(&mut self, path: &str, accept: &'static str, most: u64) -> Result<Answer, Failed> {
-        let mut answer = self.follow(path, accept, most).await?;
-        if answer.status == StatusCode::UNAUTHORIZED && self.authorization.is_none() {
+        let (mut answer, mut from) = self.follow(path, accept, most).await?;
+        // Whom it redirects to may not ask that: its challenge would name who is told the credentials.
+        let asked = answer.status == StatusCode::UNAUTHORIZED && from == self.target;
+        if asked && self.authorization.is_none() {
             let challenge = answer.header(WWW_AUTHENTICATE.as_str()).unwrap_or_default();
             self.authorization = self.authorize(challenge).await?;
             if self.authorization.is_some() {
-                answer = self.follow(path, accept, most).await?;
+                (answer, from) = self.follow(path, accept, most).await?;
             }
         }
         match answer.status {
             StatusCode::OK => Ok(answer),
-            _ => Err(answer.unexpected(&self.target)),
+            _ => Err(answer.unexpected(&from)),
         }
     }
 
-    /// Follows redirects, to public addresses and without telling them who asks.
-    async fn follow(&self, path: &str, accept: &'static str, most: u64) -> Result<Answer, Failed> {
+    /// Follows redirects, to public addresses and without telling them who asks; what comes, and from where.
+    async fn follow(
+        &self,
+        path: &str,
+        accept: &'static str,
+        most: u64,
+    ) -> Result<(Answer, Target), Failed> {
         let (mut target, mut path) = (self.target.clone(), path.to_owned());
         for _ in 0..=REDIRECTS {
             let home = target == self.target;
@@ -206,7 +214,7 @@ impl Session<'_> {
             };
             let answer = self.registry.client.get(&question).await?;
             match answer.redirect(&target, &path)? {
-                None => return Ok(answer),
+                None => return Ok((answer, target)),
                 Some(there) => (target, path) = there,
             }
         }
@@ -258,9 +266,11 @@ impl Session<'_> {
         let answer = self.registry.client.get(&question).await?;
         if answer.status != StatusCode::OK {
             let status = answer.status.as_u16();
-            return Err(Failed::unavailable(format!(
-                "{target} gives no token: {status}"
-            )));
+            let why = format!("{target} gives no token: {status}");
+            return Err(Failed {
+                refused: answer.refuses(),
+                ..Failed::unavailable(why)
+            });
         }
         #[derive(Deserialize)]
         struct Token {

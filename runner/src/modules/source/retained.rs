@@ -7,17 +7,21 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tracing::{info, warn};
 
 use crate::envelope::topics::Topics;
 use crate::modules::Content;
+use crate::modules::source::slots::Each;
 use crate::mqtt::{Deliveries, Publisher, State};
 use crate::task::outcome::{ErrorCode, TaskError};
+use crate::task::tenant::TenantId;
 
-/// Names followed at one time. Beyond it the name that was not asked for longest is dropped, so that a flood
-/// of made-up names costs neither memory nor the broker's subscriptions.
+/// Names followed at one time. Beyond it those that were not asked for longest are dropped, but for those that are
+/// looked for just now: so a flood of made-up names costs neither memory nor the broker's subscriptions.
 const MAX_FOLLOWED: usize = 1_024;
+/// Names that a tenant may look for at one time; the next ones wait.
+const LOOKUPS_OF_A_TENANT: usize = 64;
 /// Bytes of modules kept for the names followed, in all; beyond it the same happens. A module that is dropped is
 /// fetched again when it is asked for, and is still compiled then.
 const MAX_BYTES: usize = 512 << 20;
@@ -25,12 +29,15 @@ const MAX_BYTES: usize = 512 << 20;
 const FORGET: Duration = Duration::from_secs(30);
 /// How long a broker may take to answer a SUBSCRIBE.
 const SUBACK: Duration = Duration::from_secs(10);
+/// How much longer whoever asks waits than the answer may take.
+const MARGIN: Duration = Duration::from_secs(1);
 
 pub(super) struct Retained {
     topics: Topics,
     publisher: Publisher,
     lookup: Duration,
     followed: Arc<Mutex<Followed>>,
+    lookups: Each<TenantId>,
 }
 
 /// By topic.
@@ -53,6 +60,8 @@ enum Known {
     Waiting,
     /// There is no such module.
     Absent,
+    /// The broker does not say.
+    Failed(String),
     /// The bytes.
     Present(Content),
 }
@@ -75,6 +84,7 @@ impl Retained {
             publisher,
             lookup,
             followed,
+            lookups: Each::of(LOOKUPS_OF_A_TENANT),
         }
     }
 
@@ -88,51 +98,37 @@ impl Retained {
     }
 
     /// What is published on a topic, if anything is.
-    pub(super) async fn find(&self, topic: &str) -> Result<Option<Content>, TaskError> {
-        self.find_within(topic, self.lookup).await
+    pub(super) async fn find(
+        &self,
+        tenant: &TenantId,
+        topic: &str,
+    ) -> Result<Option<Content>, TaskError> {
+        self.find_within(tenant, topic, self.lookup).await
     }
 
     /// The same, with another silence after which nothing is known to be there.
     pub(super) async fn find_within(
         &self,
+        tenant: &TenantId,
         topic: &str,
         lookup: Duration,
     ) -> Result<Option<Content>, TaskError> {
-        let (mut known, dropped, new) = {
-            let mut followed = lock(&self.followed);
-            let generation = followed.generation;
-            let new = !followed.names.contains_key(topic);
-            let dropped = (new && followed.names.len() >= MAX_FOLLOWED)
-                .then(|| followed.drop_oldest())
-                .flatten();
-            let name = followed
-                .names
-                .entry(topic.to_owned())
-                .or_insert_with(|| Name {
-                    content: watch::Sender::new(Known::Waiting),
-                    asked: Instant::now(),
-                    generation,
-                });
-            name.asked = Instant::now();
-            (name.content.subscribe(), dropped, new)
+        let asked = lock(&self.followed).asked(topic);
+        let mut known = match asked {
+            Some(known) => known,
+            None => {
+                let one = self.lookups.one(tenant.clone()).acquire_owned().await;
+                self.follow(topic, lookup, one.ok())
+            }
         };
-        if let Some(topic) = dropped {
-            self.publisher.unsubscribe(&topic);
-        }
-        if new {
-            self.follow(topic, lookup, known.clone()).await?;
-        }
-        // Not the first to ask: the first settles it.
-        let patience = SUBACK + lookup;
-        let settled = tokio::time::timeout(
-            patience,
-            known.wait_for(|known| !matches!(known, Known::Waiting)),
-        )
-        .await;
+        let patience = SUBACK + lookup + MARGIN;
+        let settled = known.wait_for(|known| !matches!(known, Known::Waiting));
+        let settled = tokio::time::timeout(patience, settled).await;
         match settled.as_ref().map(|known| known.as_deref()) {
             Ok(Ok(Known::Present(content))) => Ok(Some(content.clone())),
-            Ok(Ok(_)) => Ok(None),
-            _ => Err(unavailable(topic, "no answer from the broker")),
+            Ok(Ok(Known::Failed(why))) => Err(unavailable(topic, why)),
+            Ok(Ok(Known::Waiting | Known::Absent)) => Ok(None),
+            Ok(Err(_)) | Err(_) => Err(unavailable(topic, "no answer from the broker")),
         }
     }
 
@@ -143,41 +139,73 @@ impl Retained {
         }
     }
 
-    async fn follow(
+    /// Follows a topic from now on; the broker's answer settles what is known of it, whoever asked is gone or not.
+    fn follow(
         &self,
         topic: &str,
         lookup: Duration,
-        asked: watch::Receiver<Known>,
-    ) -> Result<(), TaskError> {
-        let subscribed = tokio::time::timeout(SUBACK, self.publisher.subscribe(topic)).await;
-        let refused = match subscribed {
-            Ok(Ok(())) => None,
-            Ok(Err(why)) => Some(why),
-            Err(_) => Some("no answer from the broker".to_owned()),
+        one: Option<OwnedSemaphorePermit>,
+    ) -> watch::Receiver<Known> {
+        let (asked, dropped) = {
+            let mut followed = lock(&self.followed);
+            // Whoever waited for this lookup's turn may have been second.
+            if let Some(known) = followed.asked(topic) {
+                return known;
+            }
+            let mut dropped = Vec::new();
+            while followed.names.len() >= MAX_FOLLOWED {
+                let Some(oldest) = followed.drop_oldest() else {
+                    break;
+                };
+                dropped.push(oldest);
+            }
+            let (content, asked) = watch::channel(Known::Waiting);
+            let name = Name {
+                content,
+                asked: Instant::now(),
+                generation: followed.generation,
+            };
+            followed.names.insert(topic.to_owned(), name);
+            (asked, dropped)
         };
-        if let Some(why) = refused {
-            // Forgotten, so that the next task asks again.
-            lock(&self.followed).names.remove(topic);
-            self.publisher.unsubscribe(topic);
-            return Err(unavailable(topic, &why));
+        for topic in dropped {
+            self.publisher.unsubscribe(&topic);
         }
-        let (followed, topic) = (self.followed.clone(), topic.to_owned());
+        let (followed, publisher) = (self.followed.clone(), self.publisher.clone());
+        let (topic, known) = (topic.to_owned(), asked.clone());
         tokio::spawn(async move {
-            tokio::time::sleep(lookup).await;
-            if let Some(name) = lock(&followed).names.get(&topic)
-                // Not one that was forgotten and asked for again meanwhile.
-                && name.content.subscribe().same_channel(&asked)
-            {
-                name.content.send_if_modified(|known| {
-                    let silent = matches!(known, Known::Waiting);
-                    if silent {
-                        *known = Known::Absent;
-                    }
-                    silent
-                });
+            let _one = one;
+            let subscribed = tokio::time::timeout(SUBACK, publisher.subscribe(&topic)).await;
+            let settled = match subscribed {
+                Ok(Ok(())) => {
+                    tokio::time::sleep(lookup).await;
+                    Known::Absent
+                }
+                Ok(Err(why)) => Known::Failed(why),
+                Err(_) => Known::Failed("no answer from the broker".to_owned()),
+            };
+            let failed = matches!(settled, Known::Failed(_));
+            let mut followed = lock(&followed);
+            // Not one that was forgotten and asked for again meanwhile.
+            let name = followed.names.get(&topic);
+            let Some(name) = name.filter(|name| name.content.subscribe().same_channel(&known))
+            else {
+                return;
+            };
+            name.content.send_if_modified(|known| {
+                let silent = matches!(known, Known::Waiting);
+                if silent {
+                    *known = settled;
+                }
+                silent
+            });
+            // So that the next task asks again.
+            if failed {
+                followed.names.remove(&topic);
+                publisher.unsubscribe(&topic);
             }
         });
-        Ok(())
+        asked
     }
 }
 
@@ -185,9 +213,16 @@ impl Followed {
     fn bytes(&self) -> usize {
         let bytes = |name: &Name| match &*name.content.borrow() {
             Known::Present(content) => content.bytes.len(),
-            Known::Waiting | Known::Absent => 0,
+            Known::Waiting | Known::Absent | Known::Failed(_) => 0,
         };
         self.names.values().map(bytes).sum()
+    }
+
+    /// A name that is followed, and is asked for now.
+    fn asked(&mut self, topic: &str) -> Option<watch::Receiver<Known>> {
+        let name = self.names.get_mut(topic)?;
+        name.asked = Instant::now();
+        Some(name.content.subscribe())
     }
 
     fn drop_oldest(&mut self) -> Option<String> {
@@ -256,7 +291,15 @@ async fn watch_connections(
             return;
         }
         let generation = lock(&followed).generation;
-        tokio::time::sleep(lookup.max(FORGET)).await;
+        let lost = state.wait_for(|state| !matches!(state, State::Online(_)));
+        match tokio::time::timeout(lookup.max(FORGET), lost).await {
+            Ok(Ok(_)) => {
+                lock(&followed).generation += 1;
+                continue;
+            }
+            Ok(Err(_)) => return,
+            Err(_) => {}
+        }
         for (topic, name) in &lock(&followed).names {
             if name.generation < generation
                 && !matches!(*name.content.borrow(), Known::Waiting | Known::Absent)

@@ -57,20 +57,20 @@ impl Slots {
 }
 
 /// A semaphore for each key.
-struct Each<K> {
+pub(super) struct Each<K> {
     places: usize,
     semaphores: Mutex<HashMap<K, Arc<Semaphore>>>,
 }
 
 impl<K: Hash + Eq> Each<K> {
-    fn of(places: usize) -> Each<K> {
+    pub(super) fn of(places: usize) -> Each<K> {
         Each {
             places,
             semaphores: Mutex::default(),
         }
     }
 
-    fn one(&self, key: K) -> Arc<Semaphore> {
+    pub(super) fn one(&self, key: K) -> Arc<Semaphore> {
         let semaphores = self.semaphores.lock();
         let mut semaphores = semaphores.unwrap_or_else(PoisonError::into_inner);
         if semaphores.len() >= PRUNED_AT {

@@ -189,7 +189,9 @@ impl Web {
         match self.fetch_now(key, wanted, known.clone()).await {
             Ok(fetched) => {
                 let (digest, bytes) = (fetched.content.digest, fetched.content.bytes.len());
-                info!(tenant = %key.tenant, module = %key.reference, %digest, bytes, took = ?started.elapsed(), "module fetched");
+                // What a tag meant.
+                let manifest = fetched.validator.as_deref().filter(|_| is_image(key));
+                info!(tenant = %key.tenant, module = %key.reference, %digest, manifest, bytes, took = ?started.elapsed(), "module fetched");
                 let recheck = self.shared.settings.recheck;
                 let known = Known {
                     found: Found {
@@ -203,10 +205,17 @@ impl Web {
                 self.last.insert(key.clone(), known.clone()).await;
                 Ok(known)
             }
-            Err(Failed { code, why, .. }) => {
+            Err(Failed {
+                code, why, refused, ..
+            }) => {
                 let error =
                     TaskError::new(code, format!("failed to fetch {}: {why}", key.reference));
-                match known.filter(|_| may_be_stale && code == ErrorCode::ModuleUnavailable) {
+                let is_down = code == ErrorCode::ModuleUnavailable && !refused;
+                if !is_down {
+                    // Nor does it do later, when the source is down.
+                    self.last.invalidate(key).await;
+                }
+                match known.filter(|_| may_be_stale && is_down) {
                     None => Err(error),
                     Some(known) => {
                         warn!(tenant = %key.tenant, %error, "the module that was fetched before is used");
@@ -296,6 +305,10 @@ fn key(tenant: &TenantId, policy: &TenantPolicy, reference: &ModuleRef) -> Key {
         reference: reference.clone(),
         signed: !policy.signed_by.is_empty(),
     }
+}
+
+fn is_image(key: &Key) -> bool {
+    matches!(key.reference, ModuleRef::Oci(_))
 }
 
 /// Hashes off the thread that others fetch on.
