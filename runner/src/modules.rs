@@ -27,7 +27,7 @@ use tracing::info;
 use crate::envelope::topics::Topics;
 use crate::modules::artifacts::Artifacts;
 use crate::modules::jail::Compiler;
-use crate::modules::loader::Loader;
+use crate::modules::loader::{Loaded, Loader};
 use crate::modules::signature::Signatures;
 use crate::modules::source::{Found, Sources, web};
 use crate::modules::structure::Structure;
@@ -149,8 +149,11 @@ impl ModuleStore {
             let content = self.content(tenant, policy, reference).await?;
             let of = (content.digest, content.bytes.len());
             // For each tenant: a module may be compiled for one that was granted more.
-            let structure = self.structure(policy, &content).await?;
+            let (structure, loaded) = self.look(policy, &content).await?;
             structure.admit(&policy.grants)?;
+            if let Some(loaded) = loaded {
+                break (structure, of, loaded?);
+            }
             drop(content);
             let again = async || self.content(tenant, policy, reference).await;
             let loaded = self.loader.load(tenant, &policy.compile, of, again);
@@ -208,13 +211,14 @@ impl ModuleStore {
         Ok(again.content)
     }
 
-    async fn structure(
+    /// What a module is, and what came of looking for its machine code, if that was looked for.
+    async fn look(
         &self,
         policy: &TenantPolicy,
         content: &Content,
-    ) -> Result<Arc<Structure>, TaskError> {
+    ) -> Result<(Arc<Structure>, Option<Loaded>), TaskError> {
         if let Some(known) = self.structures.get(&content.digest).await {
-            return known;
+            return Ok((known?, None));
         }
         let bytes = content.bytes.clone();
         let read = async {
@@ -226,7 +230,8 @@ impl ModuleStore {
         let read = self.structures.get_with(content.digest, read);
         // After a restart both are new, and its machine code is on disk: reading the one does not wait for the other.
         let loaded = self.loader.look(&policy.compile, &content.digest);
-        Box::pin(async { tokio::join!(read, loaded) }).await.0
+        let (read, loaded) = Box::pin(async { tokio::join!(read, loaded) }).await;
+        Ok((read?, loaded))
     }
 }
 

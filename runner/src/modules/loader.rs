@@ -30,7 +30,7 @@ const NOTED_FOR: Duration = Duration::from_secs(3600);
 /// How often to look whether another process has compiled it.
 const LOOK: Duration = Duration::from_millis(50);
 
-type Loaded = Result<(Module, CacheHit), TaskError>;
+pub(super) type Loaded = Result<(Module, CacheHit), TaskError>;
 
 pub(super) struct Loader {
     engine: Arc<Engine>,
