@@ -172,13 +172,15 @@ impl Retained {
             self.publisher.unsubscribe(&topic);
         }
         let (followed, publisher) = (self.followed.clone(), self.publisher.clone());
-        let (topic, known) = (topic.to_owned(), asked.clone());
+        let (topic, mut known) = (topic.to_owned(), asked.clone());
         tokio::spawn(async move {
             let _one = one;
             let subscribed = tokio::time::timeout(SUBACK, publisher.subscribe(&topic)).await;
             let settled = match subscribed {
                 Ok(Ok(())) => {
-                    tokio::time::sleep(lookup).await;
+                    let come = known.wait_for(|known| !matches!(known, Known::Waiting));
+                    let _ = tokio::time::timeout(lookup, come).await;
+                    // If it has not come.
                     Known::Absent
                 }
                 Ok(Err(why)) => Known::Failed(why),
@@ -199,7 +201,7 @@ impl Retained {
                 }
                 silent
             });
-            // So that the next task asks again.
+            // The next task asks again.
             if failed {
                 followed.names.remove(&topic);
                 publisher.unsubscribe(&topic);
