@@ -111,6 +111,9 @@ enum Command {
 
 /// Parses the arguments and runs the command.
 pub fn main() -> ExitCode {
+    // Where any of a huge page is used all of it is resident. Measured after 30 minutes of strangers' modules: 128 MiB with
+    // them, of which 68 were nothing but zeros, and 58 without.
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
     let cli = Cli::parse();
     shape::quiet();
     log_to_stderr(match cli.command {
