@@ -191,6 +191,22 @@ pub(crate) async fn a_tenant_goes_and_comes_back() {
     assert!(serve.ended().await.success(), "{}", serve.log());
 }
 
+/// A configuration that changes while the runner is still on its way to the broker has changed.
+pub(crate) async fn a_tenant_that_came_before_the_broker() {
+    let mut broker = Mosquitto::start().await;
+    broker.stop().await;
+    let folder = TempDir::new().expect("a folder");
+    write(folder.path(), "", &[]);
+    let file = folder.path().join("wasmqtt.toml");
+    let (url, file) = (broker.url(), file.to_string_lossy());
+    let state = folder.path().to_string_lossy();
+    let serve = Serve::start(&["--broker", &url, "--config", &file, "--state", &state]);
+    logs(&serve, "trying again", 1).await;
+    write(folder.path(), "", &["acme"]);
+    broker.run().await;
+    logs(&serve, "lane opened tenant=acme", 1).await;
+}
+
 /// What the broker holds for a lane that the next process has no use for ends all the same.
 pub(crate) async fn a_tenant_that_went_while_the_runner_was_away() {
     const TASKS: usize = 10;

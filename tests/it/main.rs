@@ -174,7 +174,7 @@ tests! {
         cut_before_the_outcome_arrives, cut_before_the_outcomes_puback;
     tenants: what_a_tenant_may_not, unlisted_tenants_are_denied, over_the_rate, the_configuration_is_read_again,
         the_embedded_broker_keeps_nothing_of_denied_tenants;
-    lanes: lanes_are_cut, a_tenants_tasks_run_once, a_tenant_goes_and_comes_back,
+    lanes: lanes_are_cut, a_tenants_tasks_run_once, a_tenant_goes_and_comes_back, a_tenant_that_came_before_the_broker,
         a_tenant_that_went_while_the_runner_was_away, what_was_let_in_stays_in;
     smith: made_up_modules_disturb_nobody;
     fairness: fuel_follows_the_weights, a_flood_delays_no_neighbour;

@@ -17,13 +17,35 @@ const LOOK: Duration = Duration::from_secs(1);
 /// What makes the configuration be read again.
 pub(super) struct Reloads {
     hangup: Signal,
+    seen: Option<Stamp>,
+}
+
+/// What changes when a file is replaced or written to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stamp {
+    inode: u64,
+    bytes: u64,
+    modified: (i64, i64),
+}
+
+impl Stamp {
+    /// None of a file that is away.
+    pub(super) fn of(file: &Path) -> Option<Stamp> {
+        let meta = std::fs::metadata(file).ok()?;
+        Some(Stamp {
+            inode: meta.ino(),
+            bytes: meta.len(),
+            modified: (meta.mtime(), meta.mtime_nsec()),
+        })
+    }
 }
 
 impl Reloads {
-    /// From now on SIGHUP does not end the process.
-    pub(super) fn listen() -> Result<Reloads> {
+    /// From now on SIGHUP does not end the process. `seen` is from before the configuration was read: a change since then
+    /// is one.
+    pub(super) fn listen(seen: Option<Stamp>) -> Result<Reloads> {
         let hangup = signal(SignalKind::hangup()).context("failed to listen for signals")?;
-        Ok(Reloads { hangup })
+        Ok(Reloads { hangup, seen })
     }
 
     /// Hands every configuration that can be read to the runner, for as long as this is awaited. One that cannot is
@@ -34,12 +56,12 @@ impl Reloads {
         file: Option<&Path>,
         load: impl Fn() -> Result<Config>,
     ) {
-        let mut known = file.and_then(stamp);
+        let mut known = self.seen;
         loop {
             tokio::select! {
                 _ = self.hangup.recv() => info!("asked to read the configuration again"),
                 () = tokio::time::sleep(LOOK) => {
-                    let now = file.and_then(stamp);
+                    let now = file.and_then(Stamp::of);
                     // A file that is away is about to be replaced.
                     if now.is_none() || now == known {
                         continue;
@@ -47,7 +69,7 @@ impl Reloads {
                     info!("the configuration file has changed");
                 }
             }
-            known = file.and_then(stamp);
+            known = file.and_then(Stamp::of);
             let reloaded = match load() {
                 Ok(config) => reloader.reload(&config).await,
                 Err(why) => Err(why),
@@ -60,9 +82,4 @@ impl Reloads {
             }
         }
     }
-}
-
-fn stamp(file: &Path) -> Option<(u64, u64, i64, i64)> {
-    let meta = std::fs::metadata(file).ok()?;
-    Some((meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec()))
 }

@@ -14,7 +14,7 @@ use crate::access::Role;
 use crate::access::password::{self, PasswordHash};
 use crate::broker::{self, Broker};
 use crate::cli::args::Connection;
-use crate::cli::reload::Reloads;
+use crate::cli::reload::{Reloads, Stamp};
 use crate::cli::{OK, network_runtime};
 use crate::config::Config;
 use crate::config::tenants::Unlisted;
@@ -74,10 +74,11 @@ pub(super) struct Serve {
 
 impl Serve {
     pub(super) fn run(self) -> Result<u8> {
+        let seen = self.connection.config_file().and_then(Stamp::of);
         let config = self.load()?;
         let low_port = config.broker.embedded && (1..1024).contains(&config.broker.address.port());
         hardening::give_up_privileges(low_port);
-        network_runtime()?.block_on(self.serve(config))?;
+        network_runtime()?.block_on(self.serve(config, seen))?;
         Ok(OK)
     }
 
@@ -119,9 +120,9 @@ impl Serve {
         Ok(config)
     }
 
-    async fn serve(&self, mut config: Config) -> Result<()> {
+    async fn serve(&self, mut config: Config, seen: Option<Stamp>) -> Result<()> {
         let shutdown = Shutdown::listen()?;
-        let reloads = Reloads::listen()?;
+        let reloads = Reloads::listen(seen)?;
         let broker = start_broker(&mut config).await?;
         let runner = async {
             // The embedded one is known.
