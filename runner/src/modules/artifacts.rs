@@ -13,6 +13,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicI64;
 use std::time::SystemTime;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
@@ -50,6 +51,8 @@ pub struct Artifacts {
     engine: u64,
     /// What all artifacts together may have.
     max_bytes: u64,
+    /// Bytes that may be added before the folder is read again.
+    room: AtomicI64,
 }
 
 impl Artifacts {
@@ -94,6 +97,7 @@ impl Artifacts {
             pieces: blake3::derive_key(PURPOSE_OF_PIECES, key),
             engine: hasher.finish(),
             max_bytes,
+            room: AtomicI64::new(0),
         }
     }
 

@@ -226,7 +226,7 @@ impl Loader {
                 blocking(move || {
                     artifacts.keep(&digest, draft).map_err(ours)?;
                     let component = artifacts.load(&engine, &digest)?;
-                    prune(&artifacts);
+                    prune(&artifacts, &digest);
                     let component =
                         component.ok_or_else(|| ours("the machine code is not whole"))?;
                     Prepared::new(&engine, &component)
@@ -247,7 +247,7 @@ impl Loader {
             // Kept before it is linked: what compiles but does not fit is not compiled again for the next task.
             if let Some(artifacts) = artifacts {
                 match artifacts.store(&content.digest, &component) {
-                    Ok(()) => prune(&artifacts),
+                    Ok(()) => prune(&artifacts, &content.digest),
                     Err(error) => {
                         warn!(digest = %content.digest, error = format!("{error:#}"), "compiled module not cached on disk");
                     }
@@ -296,8 +296,8 @@ enum Locked {
     Nobodys,
 }
 
-fn prune(artifacts: &Artifacts) {
-    if let Err(error) = artifacts.prune() {
+fn prune(artifacts: &Artifacts, added: &Digest) {
+    if let Err(error) = artifacts.prune_after(added) {
         warn!(error = format!("{error:#}"), "cache folder not pruned");
     }
 }

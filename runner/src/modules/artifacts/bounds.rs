@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result};
@@ -40,11 +41,35 @@ impl Artifacts {
         Ok(entries)
     }
 
-    /// Removes what killed runners left, and what is over the bound. A module that runs goes on running.
+    /// Removes what killed runners left and, when the modules are over the bound, so many that they are an eighth below it.
+    /// A module that runs goes on running.
     pub fn prune(&self) -> Result<()> {
         self.sweep()?;
-        self.prune_to(self.max_bytes)?;
+        let mut bytes: u64 = self.entries()?.iter().map(|entry| entry.bytes).sum();
+        if bytes > self.max_bytes {
+            let removed = self.prune_to(self.max_bytes - self.max_bytes / 8)?;
+            bytes -= removed
+                .iter()
+                .map(|entry| entry.bytes)
+                .sum::<u64>()
+                .min(bytes);
+        }
+        // Half of it: other runners fill it too.
+        let room = self.max_bytes.saturating_sub(bytes) / 2;
+        let room = i64::try_from(room).unwrap_or(i64::MAX);
+        self.room.store(room, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// The same when a module was added, if the folder may be over the bound with it: to read thousands of names for each
+    /// one costs more than compiling it.
+    pub fn prune_after(&self, added: &Digest) -> Result<()> {
+        let bytes = fs::metadata(self.path(added)).map_or(0, |meta| meta.len());
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        match self.room.fetch_sub(bytes, Ordering::Relaxed) > bytes {
+            true => Ok(()),
+            false => self.prune(),
+        }
     }
 
     /// Removes what is over a bound, with 0 everything; what it removed.
@@ -213,5 +238,27 @@ mod tests {
             numbers(artifacts.prune_to(0).expect("pruned")),
             [2].map(name)
         );
+    }
+
+    #[test]
+    fn never_over_the_bound_however_seldom_it_is_read() {
+        let sizes = Sizes {
+            guests: 1,
+            memory_bytes: 1 << 20,
+        };
+        let engine = Engine::new(sizes).expect("an engine");
+        let artifacts = Artifacts::temporary(&engine, 1_000).expect("a folder");
+        let mut reads = 0;
+        for number in 0..40 {
+            let name = Digest::new([number; 32]);
+            fs::write(artifacts.path(&name), [0; 100]).expect("written");
+            let before = artifacts.room.load(Ordering::Relaxed);
+            artifacts.prune_after(&name).expect("pruned");
+            reads += u32::from(artifacts.room.load(Ordering::Relaxed) != before - 100);
+            let left = artifacts.entries().expect("read");
+            assert!(left.len() <= 10, "{number}: {left:?}");
+            assert!(left.iter().any(|entry| entry.digest == name), "{number}");
+        }
+        assert!(reads < 40, "{reads}");
     }
 }
