@@ -6,6 +6,7 @@
 mod broker;
 mod checker;
 mod clock;
+pub(crate) mod cluster;
 mod consumer;
 mod disk;
 mod fleet;

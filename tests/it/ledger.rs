@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use tokio::time::sleep;
 
-use crate::faults::{Fault, Kind, Load, Report, Run, strike};
+use crate::faults::{Fault, Kind, Load, Run, cluster, strike};
 
 const BEGIN: &str = "<!-- measured -->";
 const END: &str = "<!-- /measured -->";
@@ -17,6 +17,7 @@ const BROKERS: &[(&str, Kind)] = &[
     ("embedded", Kind::Embedded),
     ("mosquitto 2.0 as installed", Kind::Installed),
     ("mosquitto 2.0 saving every change", Kind::Saving),
+    ("rmqtt 0.24, a cluster of three", Kind::Cluster),
 ];
 
 /// The rows: how many strikes, and in which words.
@@ -45,6 +46,9 @@ const FAULTS: &[(&str, Fault, usize)] = &[
 /// In each cell.
 const TASKS: usize = 400;
 
+/// What a cell says of a broker that is not here.
+const NOT_MEASURED: &str = "not measured here";
+
 pub(crate) async fn the_table_is_complete() {
     let path = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../LEDGER.md"));
     let text = std::fs::read_to_string(&path).expect("LEDGER.md");
@@ -57,7 +61,8 @@ pub(crate) async fn the_table_is_complete() {
     }
     for (words, ..) in FAULTS {
         let row = table.lines().find(|line| line.contains(words));
-        let cells = row.map(|row| row.matches(" lost").count());
+        let filled = |cell: &&str| cell.contains(" lost") || cell.contains(NOT_MEASURED);
+        let cells = row.map(|row| row.split('|').filter(filled).count());
         assert_eq!(cells, Some(BROKERS.len()), "{words}: measure it anew");
     }
 }
@@ -69,45 +74,67 @@ async fn measure() -> String {
     for (words, fault, strikes) in FAULTS {
         table += &format!("| {words} |");
         for (_, kind) in BROKERS {
-            let report = cell(words, *kind, *fault, *strikes).await;
-            let verdict = &report.verdict;
-            assert!(verdict.is_consistent(), "{verdict}");
-            let lost = report
-                .lost
-                .iter()
-                .map(|(seen, ids)| format!("{} {seen}", ids.len()));
-            let lost: Vec<String> = lost.collect();
-            let lost = match lost.is_empty() {
-                true => String::new(),
-                false => format!(" ({})", lost.join("; ")),
-            };
-            table += &format!(
-                " {} of {} delivered, {} lost{lost}, {} duplicated |",
-                verdict.acknowledged - verdict.lost.len(),
-                verdict.acknowledged,
-                verdict.lost.len(),
-                verdict.duplicated()
-            );
+            table += &format!(" {} |", cell(words, *kind, *fault, *strikes).await);
         }
         table.push('\n');
     }
     table
 }
 
-async fn cell(words: &'static str, kind: Kind, fault: Fault, strikes: usize) -> Report {
-    // The embedded broker ends with its process only, which is a runner's.
+async fn cell(words: &'static str, kind: Kind, fault: Fault, strikes: usize) -> String {
     let of_the_broker = matches!(fault, Fault::BrokerKilled | Fault::BrokerRestarted);
-    let kind = match kind {
-        Kind::Embedded if of_the_broker => Kind::Serving,
-        kind => kind,
-    };
+    match kind {
+        Kind::Cluster if cluster::binary().is_none() => {
+            let left_out = format!("{NOT_MEASURED}: `{}`", cluster::BUILD);
+            println!("{kind:?}: {words}: {left_out}");
+            left_out
+        }
+        // It makes a difference whose node it is.
+        Kind::Cluster if of_the_broker => {
+            let mut nodes = Vec::new();
+            for (node, whose) in cluster::NODES.iter().enumerate() {
+                let measured = measured(words, kind, node, fault, strikes).await;
+                nodes.push(format!("{whose}: {measured}"));
+            }
+            nodes.join("<br>")
+        }
+        // It ends with its process only, which is a runner's.
+        Kind::Embedded if of_the_broker => measured(words, Kind::Serving, 0, fault, strikes).await,
+        kind => measured(words, kind, 0, fault, strikes).await,
+    }
+}
+
+async fn measured(
+    words: &'static str,
+    kind: Kind,
+    node: usize,
+    fault: Fault,
+    strikes: usize,
+) -> String {
     println!("{kind:?}:");
     let mut run = Run::new(words, kind).await;
+    run.broker.aim(node);
     run.load(Load::of(TASKS));
     for _ in 0..strikes {
         sleep(run.chance.time(500..1500)).await;
         strike(&mut run, fault).await;
     }
     run.submitted().await;
-    run.finish().await
+    let report = run.finish().await;
+    let verdict = &report.verdict;
+    assert!(verdict.is_consistent(), "{verdict}");
+    let lost = report.lost.iter();
+    let lost = lost.map(|(seen, ids)| format!("{} {seen}", ids.len()));
+    let lost: Vec<String> = lost.collect();
+    let lost = match lost.is_empty() {
+        true => String::new(),
+        false => format!(" ({})", lost.join("; ")),
+    };
+    format!(
+        "{} of {} delivered, {} lost{lost}, {} duplicated",
+        verdict.acknowledged - verdict.lost.len(),
+        verdict.acknowledged,
+        verdict.lost.len(),
+        verdict.duplicated()
+    )
 }

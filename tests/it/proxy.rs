@@ -59,7 +59,8 @@ pub(crate) struct Proxy {
 }
 
 struct Links {
-    broker: SocketAddr,
+    /// Where the broker listens: at one address, or a cluster at one for each of its nodes.
+    nodes: Vec<SocketAddr>,
     tap: Box<Tap>,
     stalled: watch::Sender<Stall>,
     /// Counts the cuts.
@@ -88,10 +89,19 @@ impl Proxy {
         broker: SocketAddr,
         tap: impl Fn(usize, Way, &Packet) -> Verdict + Send + Sync + 'static,
     ) -> Proxy {
+        Proxy::balanced(vec![broker], tap).await
+    }
+
+    /// The same in front of a cluster: the first connection goes to the first node, and every other one to the node
+    /// after the last one's, or the next one that listens.
+    pub(crate) async fn balanced(
+        nodes: Vec<SocketAddr>,
+        tap: impl Fn(usize, Way, &Packet) -> Verdict + Send + Sync + 'static,
+    ) -> Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let links = Arc::new(Links {
-            broker,
+            nodes,
             tap: Box::new(tap),
             stalled: watch::Sender::new(Stall::Nothing),
             cuts: watch::Sender::new(0),
@@ -109,6 +119,10 @@ impl Proxy {
             links,
             accepting,
         }
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
     }
 
     pub(crate) fn url(&self) -> String {
@@ -197,7 +211,7 @@ async fn carry(client: TcpStream, number: usize, links: Arc<Links>) {
     let mut cuts = links.cuts.subscribe();
     let mut cut_one = links.cut_one.subscribe();
     // A broker that is away ends the connection.
-    let Ok(broker) = TcpStream::connect(links.broker).await else {
+    let Some(broker) = connect(&links.nodes, number).await else {
         return;
     };
     for stream in [&client, &broker] {
@@ -211,6 +225,15 @@ async fn carry(client: TcpStream, number: usize, links: Arc<Links>) {
         _ = cuts.changed() => {}
         _ = cut_one.wait_for(|cut| *cut == Some(number)) => {}
     }
+}
+
+async fn connect(nodes: &[SocketAddr], number: usize) -> Option<TcpStream> {
+    for at in number..number + nodes.len() {
+        if let Ok(stream) = TcpStream::connect(nodes[at % nodes.len()]).await {
+            return Some(stream);
+        }
+    }
+    None
 }
 
 /// Returns when the connection is to end.

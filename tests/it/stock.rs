@@ -1,6 +1,7 @@
 //! Debian's mosquitto: the broker, started by a test with a configuration of its own, and the clients.
 
 use std::io::{Seek as _, Write as _};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
@@ -62,6 +63,10 @@ impl Port {
             _reserved: socket,
             number,
         }
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.number))
     }
 }
 

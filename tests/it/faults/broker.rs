@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use wasmqtt::broker::{self, Broker as Embedded};
 
+use crate::faults::cluster::Cluster;
 use crate::faults::ground::Ground;
 use crate::stock::{Mosquitto, Port};
 use crate::under_test::Serve;
@@ -27,6 +28,8 @@ pub(crate) enum Kind {
     Installed,
     /// Mosquitto that writes every change to the disk.
     Saving,
+    /// Three nodes of rmqtt, of which one is killed or restarted; see [`Broker::aim`].
+    Cluster,
 }
 
 impl Kind {
@@ -49,6 +52,7 @@ enum Running {
     Embedded(Embedded),
     Serving(Serve),
     Mosquitto(Mosquitto),
+    Cluster(Cluster),
 }
 
 impl Broker {
@@ -63,16 +67,42 @@ impl Broker {
         broker
     }
 
-    pub(crate) fn address(&self) -> SocketAddr {
-        let port = match &self.running {
-            Running::Mosquitto(mosquitto) => mosquitto.port.number,
-            _ => self.port.number,
-        };
-        SocketAddr::from(([127, 0, 0, 1], port))
+    fn address(&self) -> SocketAddr {
+        match &self.running {
+            Running::Mosquitto(mosquitto) => mosquitto.port.address(),
+            _ => self.port.address(),
+        }
     }
 
-    pub(crate) fn url(&self) -> String {
-        format!("mqtt://{}", self.address())
+    /// Where the runner of that number connects: on a cluster to any node, first to that of its own number.
+    pub(crate) fn nodes(&self, runner: usize) -> Vec<SocketAddr> {
+        match &self.running {
+            Running::Cluster(cluster) => cluster.nodes(runner),
+            _ => vec![self.address()],
+        }
+    }
+
+    /// Where the submitter connects.
+    pub(crate) fn for_submitter(&self) -> SocketAddr {
+        match &self.running {
+            Running::Cluster(cluster) => cluster.for_submitter.address(),
+            _ => self.address(),
+        }
+    }
+
+    /// Where the consumer connects.
+    pub(crate) fn url_for_consumer(&self) -> String {
+        match &self.running {
+            Running::Cluster(cluster) => cluster.for_consumer.url(),
+            _ => format!("mqtt://{}", self.address()),
+        }
+    }
+
+    /// Which node of a cluster is killed, stopped and started from now on; the first one until then.
+    pub(crate) fn aim(&mut self, node: usize) {
+        if let Running::Cluster(cluster) = &mut self.running {
+            cluster.aim = node;
+        }
     }
 
     /// Starts it, also again.
@@ -83,12 +113,17 @@ impl Broker {
                 mosquitto.run().await;
                 Running::Mosquitto(mosquitto)
             }
+            Running::Cluster(mut cluster) => {
+                cluster.run().await;
+                Running::Cluster(cluster)
+            }
             _ => match self.kind {
                 Kind::Embedded => Running::Embedded(embedded(address).await),
                 Kind::Serving => Running::Serving(serving(address, &self.ground).await),
                 Kind::Forgetful => Running::Mosquitto(Mosquitto::start().await),
                 Kind::Installed => Running::Mosquitto(persistent(AS_INSTALLED).await),
                 Kind::Saving => Running::Mosquitto(persistent(SAVING).await),
+                Kind::Cluster => Running::Cluster(Cluster::start().await),
             },
         };
     }
@@ -103,6 +138,7 @@ impl Broker {
                 serve.ended().await;
             }
             Running::Mosquitto(mosquitto) => mosquitto.kill(),
+            Running::Cluster(cluster) => cluster.kill().await,
         }
     }
 
@@ -115,6 +151,10 @@ impl Broker {
             Running::Mosquitto(mut mosquitto) => {
                 mosquitto.stop().await;
                 self.running = Running::Mosquitto(mosquitto);
+            }
+            Running::Cluster(mut cluster) => {
+                cluster.stop().await;
+                self.running = Running::Cluster(cluster);
             }
         }
     }

@@ -57,7 +57,7 @@ impl Fleet {
         let mut runners = Vec::new();
         for number in 0..setup.runners {
             let witness = witness.clone();
-            let link = Proxy::tapped(broker.address(), move |connection, way, packet| {
+            let link = Proxy::balanced(broker.nodes(number), move |connection, way, packet| {
                 witness.see(number, connection, way, packet)
             });
             runners.push(Runner {

@@ -58,7 +58,7 @@ impl Run {
         let chance = Chance::new();
         let ground = Arc::new(Ground::new(setup.state.as_deref()));
         let broker = Broker::start(kind, ground.clone()).await;
-        let consumer = Consumer::connect(&broker.url()).await;
+        let consumer = Consumer::connect(&broker.url_for_consumer()).await;
         let witness = Witness::default();
         let fleet = Fleet::start(&broker, ground, &witness, setup).await;
         Run {
@@ -77,7 +77,7 @@ impl Run {
 
     /// Starts submitting.
     pub(crate) fn load(&mut self, load: Load) {
-        let feed = Feed::start(self.broker.address(), load, self.submitted.clone());
+        let feed = Feed::start(self.broker.for_submitter(), load, self.submitted.clone());
         let feed = Arc::new(tokio::sync::Mutex::new(feed));
         let (feeding, consumer) = (feed.clone(), self.consumer.clone());
         self.feed = Some(feed);
