@@ -25,6 +25,7 @@ pub mod recurring;
 pub mod runner;
 pub mod sandbox;
 pub mod schedule;
+pub mod stamp;
 pub mod suggest;
 pub mod task;
 pub mod tenants;

@@ -181,7 +181,11 @@ impl ModuleStore {
         reference: &ModuleRef,
     ) -> Result<Content, TaskError> {
         let found = self.sources.find(tenant, policy, reference).await?;
-        small_enough(&found.content, policy)?;
+        small_enough(
+            &found.content.digest,
+            found.content.bytes.len() as u64,
+            policy,
+        )?;
         if policy.signed_by.is_empty() {
             return Ok(found.content);
         }
@@ -206,7 +210,11 @@ impl ModuleStore {
         if (&again.signature, again.content.digest) == (&found.signature, found.content.digest) {
             return Err(refused);
         }
-        small_enough(&again.content, policy)?;
+        small_enough(
+            &again.content.digest,
+            again.content.bytes.len() as u64,
+            policy,
+        )?;
         self.signatures.check(&again, &policy.signed_by).await?;
         Ok(again.content)
     }
@@ -242,7 +250,7 @@ fn weight(text: usize) -> u32 {
 
 /// What a runner checks before it compiles a module for a tenant, but for what that was granted.
 pub fn check(content: &Content, policy: &TenantPolicy) -> Result<Structure, TaskError> {
-    small_enough(content, policy)?;
+    small_enough(&content.digest, content.bytes.len() as u64, policy)?;
     let structure = read_structure(&content.bytes)?;
     cost::check(&content.bytes, &policy.compile)?;
     Ok(structure)
@@ -254,9 +262,9 @@ fn read_structure(bytes: &[u8]) -> Result<Structure, TaskError> {
     structure::check(bytes)
 }
 
-fn small_enough(content: &Content, policy: &TenantPolicy) -> Result<(), TaskError> {
-    let (digest, bytes, most) = (content.digest, content.bytes.len(), policy.module_bytes);
-    if bytes as u64 > most {
+fn small_enough(digest: &Digest, bytes: u64, policy: &TenantPolicy) -> Result<(), TaskError> {
+    let most = policy.module_bytes;
+    if bytes > most {
         let why = format!("module {digest} has {bytes} bytes, of at most {most}");
         return Err(TaskError::new(ErrorCode::ModuleTooCostly, why));
     }

@@ -1,6 +1,5 @@
 //! Reads the configuration again on SIGHUP, and when its file changes.
 
-use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -10,6 +9,7 @@ use tracing::{error, info};
 
 use crate::config::Config;
 use crate::runner::Reloader;
+use crate::stamp::Stamp;
 
 /// How often the file is looked at.
 const LOOK: Duration = Duration::from_secs(1);
@@ -20,24 +20,9 @@ pub(super) struct Reloads {
     seen: Option<Stamp>,
 }
 
-/// What changes when a file is replaced or written to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Stamp {
-    inode: u64,
-    bytes: u64,
-    modified: (i64, i64),
-}
-
-impl Stamp {
-    /// None of a file that is away.
-    pub(super) fn of(file: &Path) -> Option<Stamp> {
-        let meta = std::fs::metadata(file).ok()?;
-        Some(Stamp {
-            inode: meta.ino(),
-            bytes: meta.len(),
-            modified: (meta.mtime(), meta.mtime_nsec()),
-        })
-    }
+/// None of a file that is away.
+pub(super) fn stamp(file: &Path) -> Option<Stamp> {
+    Some(Stamp::of(&std::fs::metadata(file).ok()?))
 }
 
 impl Reloads {
@@ -61,7 +46,7 @@ impl Reloads {
             tokio::select! {
                 _ = self.hangup.recv() => info!("asked to read the configuration again"),
                 () = tokio::time::sleep(LOOK) => {
-                    let now = file.and_then(Stamp::of);
+                    let now = file.and_then(stamp);
                     // A file that is away is about to be replaced.
                     if now.is_none() || now == known {
                         continue;
@@ -69,7 +54,7 @@ impl Reloads {
                     info!("the configuration file has changed");
                 }
             }
-            known = file.and_then(Stamp::of);
+            known = file.and_then(stamp);
             let reloaded = match load() {
                 Ok(config) => reloader.reload(&config).await,
                 Err(why) => Err(why),

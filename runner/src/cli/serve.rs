@@ -14,13 +14,14 @@ use crate::access::Role;
 use crate::access::password::{self, PasswordHash};
 use crate::broker::{self, Broker};
 use crate::cli::args::Connection;
-use crate::cli::reload::{Reloads, Stamp};
+use crate::cli::reload::{Reloads, stamp};
 use crate::cli::{OK, network_runtime};
 use crate::config::Config;
 use crate::config::tenants::Unlisted;
 use crate::doctor::{self, Finding, Verdict};
 use crate::hardening;
 use crate::runner::Runner;
+use crate::stamp::Stamp;
 use crate::task::TaskId;
 
 /// How long trying the broker out may delay the start.
@@ -74,7 +75,7 @@ pub(super) struct Serve {
 
 impl Serve {
     pub(super) fn run(self) -> Result<u8> {
-        let seen = self.connection.config_file().and_then(Stamp::of);
+        let seen = self.connection.config_file().and_then(stamp);
         let config = self.load()?;
         let low_port = config.broker.embedded && (1..1024).contains(&config.broker.address.port());
         hardening::give_up_privileges(low_port);

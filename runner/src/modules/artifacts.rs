@@ -351,14 +351,18 @@ mod tests {
     use super::*;
     use crate::sandbox::engine::Sizes;
 
-    /// Whatever is changed: a byte of any piece, the order of pieces, the length, the name.
-    #[test]
-    fn what_is_changed_is_not_ours() {
+    pub(super) fn engine() -> Engine {
         let sizes = Sizes {
             guests: 1,
             memory_bytes: 1 << 20,
         };
-        let engine = Engine::new(sizes).expect("an engine");
+        Engine::new(sizes).expect("an engine")
+    }
+
+    /// Whatever is changed: a byte of any piece, the order of pieces, the length, the name.
+    #[test]
+    fn what_is_changed_is_not_ours() {
+        let engine = engine();
         let artifacts = Artifacts::temporary(&engine, u64::MAX).expect("a folder");
         let (name, other) = (Digest::new([1; 32]), Digest::new([2; 32]));
         let piece = PIECE_BYTES as usize;

@@ -22,9 +22,9 @@ use crate::tenants::compile::CompileLimits;
 
 /// Failures that are remembered, in bytes, and for how long.
 const REFUSED_BYTES: u64 = 1 << 20;
+const REFUSED_FOR: Duration = Duration::from_secs(3600);
 /// Modules in hand to be compiled: 512 MiB, as two of the largest.
 const IN_HAND_KIB: u32 = 512 << 10;
-const REFUSED_FOR: Duration = Duration::from_secs(3600);
 /// How often the folder hears that a module in memory is used.
 const NOTED_FOR: Duration = Duration::from_secs(3600);
 /// How often to look whether another process has compiled it.

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use crate::project::{Project, build, manifest};
+use crate::stamp::Stamp;
 
 /// More files than this are not looked at: a project has tens.
 const MOST_FILES: usize = 10_000;
@@ -17,13 +17,6 @@ const MADE: &[&str] = &["node_modules", "target", "__pycache__"];
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Files {
     files: BTreeMap<PathBuf, Stamp>,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-struct Stamp {
-    inode: u64,
-    bytes: u64,
-    modified: Option<SystemTime>,
 }
 
 impl Files {
@@ -98,15 +91,5 @@ impl Files {
     pub(super) fn youngest(&self) -> Option<SystemTime> {
         let stamps = self.files.values();
         stamps.filter_map(|stamp| stamp.modified).max()
-    }
-}
-
-impl Stamp {
-    fn of(meta: &fs::Metadata) -> Stamp {
-        Stamp {
-            inode: meta.ino(),
-            bytes: meta.len(),
-            modified: meta.modified().ok(),
-        }
     }
 }

@@ -177,15 +177,11 @@ fn remove(entries: impl Iterator<Item = Entry>) -> Result<Vec<Entry>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sandbox::engine::{Engine, Sizes};
+    use crate::modules::artifacts::tests::engine;
 
     #[test]
     fn other_engines_go_first_then_the_least_recently_used() {
-        let sizes = Sizes {
-            guests: 1,
-            memory_bytes: 1 << 20,
-        };
-        let engine = Engine::new(sizes).expect("an engine");
+        let engine = engine();
         let artifacts = Artifacts::temporary(&engine, 250).expect("a folder");
         let name = |number: u8| Digest::new([number; 32]);
         let write = |path: PathBuf, age: u64| {
@@ -242,11 +238,7 @@ mod tests {
 
     #[test]
     fn never_over_the_bound_however_seldom_it_is_read() {
-        let sizes = Sizes {
-            guests: 1,
-            memory_bytes: 1 << 20,
-        };
-        let engine = Engine::new(sizes).expect("an engine");
+        let engine = engine();
         let artifacts = Artifacts::temporary(&engine, 1_000).expect("a folder");
         let mut reads = 0;
         for number in 0..40 {

@@ -10,9 +10,9 @@ use moka::future::Cache;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
-use crate::modules::Content;
 use crate::modules::source::retained::Retained;
 use crate::modules::source::{Found, MAX_SIGNATURE};
+use crate::modules::{Content, small_enough};
 use crate::task::outcome::{ErrorCode, TaskError};
 use crate::task::tenant::TenantId;
 use crate::task::{Digest, ModuleName};
@@ -213,11 +213,7 @@ impl Chunked {
             let why = format!("{topic} is neither a module nor a manifest of chunks: {why}");
             TaskError::new(ErrorCode::ModuleInvalid, why)
         })?;
-        if manifest.bytes > policy.module_bytes {
-            let (digest, bytes, most) = (manifest.digest, manifest.bytes, policy.module_bytes);
-            let why = format!("module {digest} has {bytes} bytes, of at most {most}");
-            return Err(TaskError::new(ErrorCode::ModuleTooCostly, why));
-        }
+        small_enough(&manifest.digest, manifest.bytes, policy)?;
         let assemble = async {
             let assembled = self.assemble(tenant, &topic, &manifest).await;
             for chunk in &manifest.chunks {

@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::Read as _;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
@@ -12,6 +11,7 @@ use tracing::warn;
 
 use crate::modules::Content;
 use crate::modules::source::MAX_SIGNATURE;
+use crate::stamp::Stamp;
 use crate::task::outcome::{ErrorCode, TaskError};
 use crate::task::{Digest, ModuleName};
 
@@ -34,14 +34,6 @@ pub(super) struct Directory {
 struct Version {
     name: ModuleName,
     stamp: Stamp,
-}
-
-/// What changes when a file is replaced or written to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Stamp {
-    inode: u64,
-    bytes: u64,
-    modified: (i64, i64),
 }
 
 impl Directory {
@@ -83,11 +75,7 @@ impl Directory {
         match std::fs::metadata(&path) {
             Ok(meta) if meta.is_file() => Ok(Some(Version {
                 name: name.clone(),
-                stamp: Stamp {
-                    inode: meta.ino(),
-                    bytes: meta.len(),
-                    modified: (meta.mtime(), meta.mtime_nsec()),
-                },
+                stamp: Stamp::of(&meta),
             })),
             Ok(_) => Ok(None),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
