@@ -27,9 +27,9 @@ use tracing::info;
 use crate::envelope::topics::Topics;
 use crate::modules::artifacts::Artifacts;
 use crate::modules::jail::Compiler;
-use crate::modules::loader::{Loaded, Loader};
+use crate::modules::loader::Loader;
 use crate::modules::signature::Signatures;
-use crate::modules::source::{Found, Sources, web};
+use crate::modules::source::{Found, Patience, Sources, web};
 use crate::modules::structure::Structure;
 use crate::mqtt::{Deliveries, Publisher};
 use crate::sandbox::engine::Engine;
@@ -41,6 +41,8 @@ use crate::tenants::TenantPolicy;
 
 /// How long a module and its signature may take to be replaced, one after the other.
 const REPLACED: Duration = Duration::from_secs(2);
+/// Versions of a module that a task sees replaced before they are compiled, until it is refused, to be tried later.
+const VERSIONS: usize = 5;
 
 /// What modules are is remembered, in bytes: of one with many long names, for a shorter time.
 const STRUCTURES_BYTES: u64 = 2 << 20;
@@ -102,7 +104,7 @@ impl ModuleStore {
         }
     }
 
-    /// Adds the files `NAME.wasm` of a folder, for every tenant.
+    /// Adds the files `NAME.wasm` of a folder, for every tenant, and begins to hash them. Must be called on a runtime.
     pub fn with_directory(mut self, folder: &Path) -> Result<ModuleStore> {
         self.sources.open_directory(folder)?;
         Ok(self)
@@ -145,49 +147,77 @@ impl ModuleStore {
         reference: &ModuleRef,
     ) -> Result<(Module, CacheHit), TaskError> {
         let started = Instant::now();
-        let (structure, (digest, bytes), loaded) = loop {
-            let content = self.content(tenant, policy, reference).await?;
-            let of = (content.digest, content.bytes.len());
-            // For each tenant: a module may be compiled for one that was granted more.
-            let (structure, loaded) = self.look(policy, &content).await?;
-            structure.admit(&policy.grants)?;
-            if let Some(loaded) = loaded {
-                break (structure, of, loaded?);
+        for _ in 0..VERSIONS {
+            let found = self
+                .find(tenant, policy, reference, Patience::ForPins)
+                .await?;
+            let bytes = found.bytes;
+            let (module, hit) = match self.loader.known(&policy.compile, &found.digest).await {
+                Some(known) => known?,
+                // Boxed: every flow would have room for it, and be moved with it.
+                None => match Box::pin(self.load(tenant, policy, reference, found)).await? {
+                    Some(loaded) => loaded,
+                    None => continue,
+                },
+            };
+            // It may be compiled for a tenant that was granted more. Of a core module, what it became may import more.
+            structure::admit(module.prepared.imports(), &policy.grants)?;
+            if hit != CacheHit::Memory {
+                let (cache, took) = (hit.as_str(), started.elapsed());
+                info!(module = %reference, digest = %module.digest, bytes, cache, ?took, "module ready");
             }
-            drop(content);
-            let again = async || self.content(tenant, policy, reference).await;
-            let loaded = self.loader.load(tenant, &policy.compile, of, again);
-            // Else it was replaced while it waited to be compiled.
-            if let Some(loaded) = loaded.await? {
-                break (structure, of, loaded);
-            }
-        };
-        if structure.shape.is_core() {
-            // Its metadata was read where it was compiled, and may have added some.
-            structure::admit(loaded.0.prepared.imports(), &policy.grants)?;
+            return Ok((module, hit));
         }
-        if loaded.1 != CacheHit::Memory {
-            let (cache, took) = (loaded.1.as_str(), started.elapsed());
-            info!(module = %reference, %digest, bytes, cache, ?took, "module ready");
-        }
-        Ok(loaded)
+        let why = format!("{reference} was replaced each time it was to be compiled");
+        Err(TaskError::new(ErrorCode::ModuleUnavailable, why))
     }
 
-    /// Found, no larger than the tenant's modules may be, and signed as it wants them.
-    async fn content(
+    /// What is not in memory; none when it is not what was found any more.
+    async fn load(
         &self,
         tenant: &TenantId,
         policy: &TenantPolicy,
         reference: &ModuleRef,
-    ) -> Result<Content, TaskError> {
-        let found = self.sources.find(tenant, policy, reference).await?;
-        small_enough(
-            &found.content.digest,
-            found.content.bytes.len() as u64,
-            policy,
-        )?;
+        found: Found,
+    ) -> Result<Option<(Module, CacheHit)>, TaskError> {
+        let of = (found.digest, found.bytes);
+        // What was refused is not looked for on disk.
+        if let Some(known) = self.structures.get(&found.digest).await {
+            known?.admit(&policy.grants)?;
+        }
+        if let Some(compiled) = self.loader.look(&policy.compile, &found.digest).await {
+            return compiled.map(Some);
+        }
+        let Some(structure) = self.structure(&found).await? else {
+            return Ok(None);
+        };
+        structure.admit(&policy.grants)?;
+        drop(found);
+        let again = async || {
+            let found = self.find(tenant, policy, reference, Patience::None).await;
+            match found {
+                Err(error) if error.code == ErrorCode::DigestMismatch => Ok(None),
+                found => found?.content().await,
+            }
+        };
+        self.loader.load(tenant, &policy.compile, of, again).await
+    }
+
+    /// Found, no larger than the tenant's modules may be, and signed as it wants them.
+    async fn find(
+        &self,
+        tenant: &TenantId,
+        policy: &TenantPolicy,
+        reference: &ModuleRef,
+        patience: Patience,
+    ) -> Result<Found, TaskError> {
+        let found = self
+            .sources
+            .find(tenant, policy, reference, patience)
+            .await?;
+        small_enough(&found.digest, found.bytes, policy)?;
         if policy.signed_by.is_empty() {
-            return Ok(found.content);
+            return Ok(found);
         }
         Box::pin(self.signed(tenant, policy, reference, found)).await
     }
@@ -199,47 +229,39 @@ impl ModuleStore {
         policy: &TenantPolicy,
         reference: &ModuleRef,
         found: Found,
-    ) -> Result<Content, TaskError> {
+    ) -> Result<Found, TaskError> {
         let Err(refused) = self.signatures.check(&found, &policy.signed_by).await else {
-            return Ok(found.content);
+            return Ok(found);
         };
         // Module and signature are replaced one after the other: once more, when both had time to come.
         self.sources.doubt(tenant, policy, reference).await;
         tokio::time::sleep(REPLACED).await;
-        let again = self.sources.find(tenant, policy, reference).await?;
-        if (&again.signature, again.content.digest) == (&found.signature, found.content.digest) {
+        let again = self
+            .sources
+            .find(tenant, policy, reference, Patience::None)
+            .await?;
+        if (&again.signature, again.digest) == (&found.signature, found.digest) {
             return Err(refused);
         }
-        small_enough(
-            &again.content.digest,
-            again.content.bytes.len() as u64,
-            policy,
-        )?;
+        small_enough(&again.digest, again.bytes, policy)?;
         self.signatures.check(&again, &policy.signed_by).await?;
-        Ok(again.content)
+        Ok(again)
     }
 
-    /// What a module is, and what came of looking for its machine code, if that was looked for.
-    async fn look(
-        &self,
-        policy: &TenantPolicy,
-        content: &Content,
-    ) -> Result<(Arc<Structure>, Option<Loaded>), TaskError> {
-        if let Some(known) = self.structures.get(&content.digest).await {
-            return Ok((known?, None));
-        }
-        let bytes = content.bytes.clone();
+    /// What a module is; none when it is not what was found any more.
+    async fn structure(&self, found: &Found) -> Result<Option<Arc<Structure>>, TaskError> {
         let read = async {
-            let read = tokio::task::spawn_blocking(move || read_structure(&bytes)).await;
+            let content = found.content().await.map_err(Some)?.ok_or(None)?;
+            let read = move || read_structure(&content.bytes).map(Arc::new);
             let died =
                 |died| TaskError::new(ErrorCode::Internal, format!("reading failed: {died}"));
-            read.map_err(died)?.map(Arc::new)
+            let read = tokio::task::spawn_blocking(read).await;
+            read.map_err(|error| Some(died(error)))
         };
-        let read = self.structures.get_with(content.digest, read);
-        // After a restart both are new, and its machine code is on disk: reading the one does not wait for the other.
-        let loaded = self.loader.look(&policy.compile, &content.digest);
-        let (read, loaded) = Box::pin(async { tokio::join!(read, loaded) }).await;
-        Ok((read?, loaded))
+        match self.structures.try_get_with(found.digest, read).await {
+            Ok(read) => read.map(Some),
+            Err(failed) => Option::clone(&failed).map_or(Ok(None), Err),
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use wasmqtt::config::Config;
-use wasmqtt::config::capabilities::{Capabilities, KeyValue, Publish};
+use wasmqtt::config::capabilities::{Capabilities, Http, KeyValue, Publish};
 use wasmqtt::envelope::Message;
 use wasmqtt_tests::guests;
 
@@ -119,6 +119,53 @@ pub(crate) async fn a_refusal_compiles_nothing_and_a_compiled_module_is_refused_
     assert_eq!(run("", "warm").await, "capability_denied");
     ear.publisher.close().await;
     server.end().await;
+}
+
+/// Nor does what lies compiled on disk from before a restart, where nobody has read its structure again.
+pub(crate) async fn what_is_on_disk_is_refused_too() {
+    let folder = tempfile::tempdir().expect("a folder");
+    // The other one wants a handler of another type than there is, and runs for nobody.
+    let needy = NEEDY.into_iter().filter(|it| it.2 != guests::WANTS_HTTP);
+    let needy: Vec<_> = needy.enumerate().collect();
+    let mut first = Rig::with(|config| {
+        config.modules.cache_directory = Some(folder.path().join("cache"));
+        grant(config, |it| {
+            it.http = Some(Http {
+                hosts: vec!["nowhere.invalid".to_owned()],
+                ..Http::default()
+            });
+            it.config.insert("colour".to_owned(), "green".to_owned());
+            it.keyvalue = Some(KeyValue::default());
+            it.publish = Some(Publish::default());
+        });
+    })
+    .await;
+    for (number, (_, _, module)) in &needy {
+        let id = format!("granted-{number}");
+        let outcome = ask(&mut first, "acme", &id, module, json!("")).await;
+        assert_ne!(outcome["status"], "rejected", "{outcome}");
+        assert_eq!(outcome["usage"]["module_cache"], "compiled", "{outcome}");
+    }
+    first.stop().await;
+    let mut second = Rig::on(first.config.clone()).await;
+    for (number, (capability, import, module)) in &needy {
+        for (tenant, id) in [("default", "denied"), ("acme", "again")] {
+            let id = format!("{id}-{number}");
+            let outcome = ask(&mut second, tenant, &id, module, json!("")).await;
+            if tenant == "acme" {
+                // Found there, and compiled by nobody on the way.
+                assert_eq!(outcome["usage"]["module_cache"], "memory", "{outcome}");
+                continue;
+            }
+            let error = &outcome["error"];
+            assert_eq!(error["code"], "capability_denied", "{outcome}");
+            let message = error["message"].as_str().expect("a message");
+            assert!(message.contains(import), "{message}");
+            assert!(message.contains(capability), "{message}");
+        }
+    }
+    second.end().await;
+    first.end().await;
 }
 
 pub(crate) async fn secrets_are_the_guests_alone() {

@@ -3,11 +3,13 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use wasmqtt::envelope::Message;
 use wasmqtt::modules::Content;
+use wasmqtt::modules::source::chunks::Manifest;
 use wasmqtt::runner::Runner;
 use wasmqtt_tests::guests;
 
@@ -139,6 +141,73 @@ pub(crate) async fn never_published() {
         }
     });
     found.await.expect("found in time");
+    rig.end().await;
+}
+
+/// A task may be heard of before the module that was published before it.
+pub(crate) async fn a_pin_waits_for_its_module() {
+    let mut rig = Rig::with(|config| config.modules.lookup_ms = 5_000).await;
+    rig.push("job", ECHO).await;
+    assert_eq!(ask(&mut rig, "first", "job").await["output"], "hello");
+    assert_not_found(&ask(&mut rig, "none", "new").await);
+    for name in ["job", "new"] {
+        let task = json!({"id": name, "module": format!("{name}@{}", digest(OTHER)), "input": ""});
+        rig.publish(Message::new("task_queue", task.to_string()))
+            .await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        rig.push(name, OTHER).await;
+        let outcome = rig.ear.outcome(name).await;
+        assert_eq!(outcome["module_digest"], digest(OTHER), "{outcome}");
+    }
+    rig.end().await;
+}
+
+/// What cannot come is not waited for: in this test that would be for ever.
+pub(crate) async fn a_wrong_pin_is_refused_at_once() {
+    let folder = tempfile::tempdir().expect("a folder");
+    write(&folder, "ours.wasm", ECHO);
+    let path = folder.path().to_owned();
+    let mut rig = Rig::with(|config| {
+        config.modules.directory = Some(path);
+        config.modules.lookup_ms = 1 << 40;
+    })
+    .await;
+    let chunk = Content::new(ECHO);
+    let (mut manifest, _) = Manifest::cut(&chunk, ECHO.len());
+    manifest.digest = Content::new(OTHER).digest;
+    let hex = chunk.digest.hex();
+    rig.publish(retained(&format!("modules/lying/{hex}"), ECHO))
+        .await;
+    rig.publish(retained("modules/lying", manifest.to_json()))
+        .await;
+    for name in ["ours", "lying"] {
+        let pinned = format!("{name}@{}", digest(OTHER));
+        let outcome = ask(&mut rig, name, &pinned).await;
+        assert_eq!(outcome["error"]["code"], "digest_mismatch", "{outcome}");
+    }
+    rig.end().await;
+}
+
+/// Of the same length, and given the same time by hand, as `cp -p` and reproducible builds do.
+pub(crate) async fn a_file_is_read_again_whatever_its_date() {
+    let (folder, mut rig) = with_folder().await;
+    let file = folder.path().join("job.wasm");
+    let long_ago = std::time::UNIX_EPOCH + Duration::from_secs(1);
+    let mut seen = std::collections::BTreeSet::new();
+    for number in 0..20 {
+        // A custom section: the same module, of another digest.
+        let mut module = ECHO.to_vec();
+        module.extend([0, 3, 1, b'n', number]);
+        fs::write(&file, &module).expect("written");
+        let opened = fs::File::options().write(true).open(&file).expect("a file");
+        opened.set_modified(long_ago).expect("a time");
+        let outcome = ask(&mut rig, &number.to_string(), "job").await;
+        assert_eq!(outcome["output"], "hello", "{outcome}");
+        let digest = Content::new(module).digest.to_string();
+        assert_eq!(outcome["module_digest"], digest, "{outcome}");
+        seen.insert(digest);
+    }
+    assert_eq!(seen.len(), 20);
     rig.end().await;
 }
 

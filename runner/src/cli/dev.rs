@@ -1,7 +1,7 @@
 //! `wasmqtt dev`: build, push and run a project again at every save, in one process.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
@@ -15,15 +15,13 @@ use crate::envelope::answer::Request;
 use crate::modules::Content;
 use crate::project::watch::Files;
 use crate::project::{Project, build, difference};
-use crate::task::outcome::{ErrorCode, Outcome};
+use crate::task::outcome::Outcome;
 use crate::task::{Digest, ModuleRef};
 
 /// How often the files are looked at.
 const LOOK: Duration = Duration::from_millis(250);
 /// How long an outcome is waited for: compiling a large module on a busy machine is the most of it.
 const PATIENCE: Duration = Duration::from_secs(300);
-/// How long the runner may take to notice the new module.
-const NOTICED: Duration = Duration::from_secs(10);
 
 /// Work on a project: at every save it is built, published and run on its first sample
 ///
@@ -154,46 +152,34 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Runs the first sample; again while the runner has the module from before.
+    /// Runs the first sample; the runner waits for the module that it pins.
     async fn task(&self, project: &Project, digest: Digest) -> Result<Outcome> {
         let sample = project.manifest.samples.first();
         let sample = sample.map(|sample| sample.read(project)).transpose()?;
         let module = ModuleRef::Pinned(project.manifest.name.clone(), digest);
-        let published = Instant::now();
-        loop {
-            let mut request = Request::new(module.clone(), bytes::Bytes::new());
-            if let Some(sample) = &sample {
-                request.input = sample.input.clone();
-                request.content_type = sample.content_type.clone();
-                request.limits = sample.limits;
-            }
-            request.logs = true;
-            let (_, mut updates) = self.together.client.submit(&request).await?;
-            let ended = async {
-                while let Some(update) = updates.recv().await {
-                    match update {
-                        Update::Log { level, message } => println!("[{level}] {message}"),
-                        Update::Ended(outcome) => return Some(*outcome),
-                        _ => {}
-                    }
-                }
-                None
-            };
-            let ended = tokio::time::timeout(PATIENCE, ended).await;
-            let Ok(Some(outcome)) = ended else {
-                bail!("no outcome within {PATIENCE:?}");
-            };
-            let stale = outcome.error.as_ref().is_some_and(|error| {
-                matches!(
-                    error.code,
-                    ErrorCode::DigestMismatch | ErrorCode::ModuleNotFound
-                )
-            });
-            if !stale || published.elapsed() > NOTICED {
-                return Ok(outcome);
-            }
-            tokio::time::sleep(LOOK).await;
+        let mut request = Request::new(module, bytes::Bytes::new());
+        if let Some(sample) = sample {
+            request.input = sample.input;
+            request.content_type = sample.content_type;
+            request.limits = sample.limits;
         }
+        request.logs = true;
+        let (_, mut updates) = self.together.client.submit(&request).await?;
+        let ended = async {
+            while let Some(update) = updates.recv().await {
+                match update {
+                    Update::Log { level, message } => println!("[{level}] {message}"),
+                    Update::Ended(outcome) => return Some(*outcome),
+                    _ => {}
+                }
+            }
+            None
+        };
+        let ended = tokio::time::timeout(PATIENCE, ended).await;
+        let Ok(Some(outcome)) = ended else {
+            bail!("no outcome within {PATIENCE:?}");
+        };
+        Ok(outcome)
     }
 
     /// The outcome, or what is different from the last one.

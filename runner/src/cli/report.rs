@@ -1,6 +1,6 @@
 //! How an outcome is shown to a person.
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 
 use anyhow::{Context as _, Result};
 
@@ -18,7 +18,18 @@ pub(super) fn outcome(outcome: &Outcome, json: bool) -> Result<u8> {
             .and_then(|()| stdout.write_all(b"\n"))
     } else {
         eprintln!("{}", summary(outcome));
-        stdout.write_all(outcome.output.as_ref().map_or(&[], |output| &output.data))
+        let output = outcome
+            .output
+            .as_ref()
+            .map_or(&[][..], |output| &output.data);
+        // The shell's prompt goes on a line of its own; a file or a pipe has what the guest said, to the byte.
+        let end = match stdout.is_terminal() && !output.is_empty() && !output.ends_with(b"\n") {
+            true => &b"\n"[..],
+            false => b"",
+        };
+        stdout
+            .write_all(output)
+            .and_then(|()| stdout.write_all(end))
     };
     written
         .and_then(|()| stdout.flush())

@@ -34,6 +34,8 @@ impl Together {
         config.mqtt.session_expiry_s = 0;
         config.runner.name = name.to_owned();
         config.modules.cache_directory = None;
+        // A large module that was just built may take this long to come.
+        config.modules.lookup_ms = 10_000;
         config.modules.compiler = Compiler::jail();
         config.journal.directory = None;
         let runner = Runner::start(&config).await?;

@@ -215,7 +215,7 @@ pub struct Modules {
     pub directory: Option<PathBuf>,
     /// Whether modules may be published on `modules/{name}`.
     pub published: bool,
-    /// How long to wait for a module that may not be there.
+    /// How long to wait for a module that may not be there, or not be what a task pins.
     pub lookup_ms: u64,
     /// The largest module, in bytes.
     pub max_bytes: u64,

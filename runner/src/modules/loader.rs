@@ -83,33 +83,16 @@ impl Loader {
         self.artifacts = Some(Arc::new(artifacts));
     }
 
-    /// The module of that digest, which has so many bytes and whose structure has been checked. `content` finds it once
-    /// more when it is to be compiled, so that whoever waits for that holds no bytes; `None` when it found another one.
+    /// Compiles the module of that digest, which was neither in memory nor on disk a moment ago, has so many bytes and
+    /// whose structure has been checked. `content` finds it once more when it is its turn, so that whoever waits for that
+    /// holds no bytes; `None` when it found another one.
     pub(super) async fn load(
         &self,
         tenant: &TenantId,
         limits: &CompileLimits,
-        of: (Digest, usize),
-        content: impl AsyncFnOnce() -> Result<Content, TaskError>,
+        (digest, bytes): (Digest, u64),
+        content: impl AsyncFnOnce() -> Result<Option<Content>, TaskError>,
     ) -> Result<Option<(Module, CacheHit)>, TaskError> {
-        match self.known(limits, &of.0).await {
-            Some(known) => known.map(Some),
-            // Boxed: every flow would have room for it, and be moved with it.
-            None => Box::pin(self.load_unknown(tenant, limits, of, content)).await,
-        }
-    }
-
-    async fn load_unknown(
-        &self,
-        tenant: &TenantId,
-        limits: &CompileLimits,
-        (digest, bytes): (Digest, usize),
-        content: impl AsyncFnOnce() -> Result<Content, TaskError>,
-    ) -> Result<Option<(Module, CacheHit)>, TaskError> {
-        // What is on disk does not wait for what the tenant compiles.
-        if let Some(found) = self.look(limits, &digest).await {
-            return found.map(Some);
-        }
         let _turn = self.compiling.take(tenant.clone()).await;
         if let Some(known) = self.known(limits, &digest).await {
             return known.map(Some);
@@ -117,9 +100,9 @@ impl Loader {
         let room = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
         let _room = self.in_hand.acquire_many(room.min(IN_HAND_KIB)).await;
         let content = content().await?;
-        if content.digest != digest {
+        let Some(content) = content.filter(|content| content.digest == digest) else {
             return Ok(None);
-        }
+        };
         // Another tenant may compile the very same; it is not waited for in its queue, only while it does.
         let _one = self.loading.take(digest).await;
         if let Some(found) = self.find(limits, &digest).await {
@@ -179,7 +162,7 @@ impl Loader {
     }
 
     /// In memory, as a module or as a failure.
-    async fn known(&self, limits: &CompileLimits, digest: &Digest) -> Option<Loaded> {
+    pub(super) async fn known(&self, limits: &CompileLimits, digest: &Digest) -> Option<Loaded> {
         if let Some(module) = self.compiled.get(digest).await {
             self.note(digest).await;
             return Some(Ok((module, CacheHit::Memory)));

@@ -134,7 +134,7 @@ impl Default for Signatures {
 impl Signatures {
     /// Whether one of the signers signed what was found.
     pub(super) async fn check(&self, found: &Found, signers: &[Signer]) -> Result<(), TaskError> {
-        let digest = found.content.digest;
+        let digest = found.digest;
         let invalid = |why: &str| {
             let why = format!("module {digest} is not signed by a key of its tenant's: {why}");
             TaskError::new(ErrorCode::SignatureInvalid, why)
@@ -143,14 +143,26 @@ impl Signatures {
             return Err(invalid("there is no signature beside it"));
         };
         let of_signature = Digest::new(Sha256::digest(&signature).into());
-        let (bytes, keys) = (found.content.bytes.clone(), signers.to_vec());
-        let check = async {
-            let checked = tokio::task::spawn_blocking(move || check(&bytes, &signature, &keys));
-            checked.await.unwrap_or_else(|died| Err(died.to_string()))
-        };
         let key = (digest, of_signature, signers.to_vec());
-        let verdict = self.0.get_with(key, check).await;
-        verdict.map_err(|why| invalid(&why))
+        let check = async {
+            let content = found.content().await?.ok_or_else(|| {
+                let why = format!("module {digest} was replaced while it was read");
+                TaskError::new(ErrorCode::ModuleUnavailable, why)
+            })?;
+            let keys = signers.to_vec();
+            let check = move || check(&content.bytes, &signature, &keys);
+            let checked = tokio::task::spawn_blocking(check).await;
+            checked.map_err(|died| {
+                TaskError::new(
+                    ErrorCode::Internal,
+                    format!("checking a signature failed: {died}"),
+                )
+            })
+        };
+        match self.0.try_get_with(key, check).await {
+            Ok(verdict) => verdict.map_err(|why| invalid(&why)),
+            Err(error) => Err(TaskError::clone(&error)),
+        }
     }
 }
 

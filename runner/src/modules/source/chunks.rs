@@ -4,13 +4,14 @@
 //! Nothing of a chunk counts before its digest fits, and nothing of the whole before the whole's does.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use bytes::Bytes;
 use moka::future::Cache;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
-use crate::modules::source::retained::Retained;
+use crate::modules::source::retained::{News, Retained};
 use crate::modules::source::{Found, MAX_SIGNATURE};
 use crate::modules::{Content, small_enough};
 use crate::task::outcome::{ErrorCode, TaskError};
@@ -166,6 +167,16 @@ impl Chunked {
         }
     }
 
+    /// How long to wait for what may not be there.
+    pub(super) fn lookup(&self) -> Duration {
+        self.retained.lookup()
+    }
+
+    /// What comes under a name that is followed, if the tenant may wait for that too.
+    pub(super) fn news(&self, tenant: &TenantId, name: &ModuleName) -> Option<News> {
+        self.retained.news(tenant, &self.topic(tenant, name))
+    }
+
     pub(super) fn topic(&self, tenant: &TenantId, name: &ModuleName) -> String {
         self.retained.topics().module(tenant, name)
     }
@@ -195,7 +206,7 @@ impl Chunked {
                 found.map(|found| found.bytes)
             }
         };
-        Ok(Some(Found { content, signature }))
+        Ok(Some(Found::in_memory(content, signature)))
     }
 
     async fn whole(

@@ -21,7 +21,7 @@ pub(super) async fn fetch(
     let answer = follow(client, module, &module.path, wanted, wanted.most, &ask).await?;
     let unchanged = known.filter(|_| answer.status == StatusCode::NOT_MODIFIED);
     let (content, validator) = match unchanged {
-        Some(known) => (known.found.content.clone(), known.validator.clone()),
+        Some(known) => (known.content.clone(), known.validator.clone()),
         None if answer.status == StatusCode::OK => {
             let validator = answer.header(ETAG.as_str()).map(str::to_owned);
             (hash(answer.body).await?, validator)

@@ -81,7 +81,7 @@ impl Registry<'_> {
         };
         let (digest, manifest) = session.manifest().await?;
         let content = match known.filter(|it| it.validator == Some(digest.to_string())) {
-            Some(known) => known.found.content.clone(),
+            Some(known) => known.content.clone(),
             None => session.layer(layer(&manifest)?, wanted.most).await?,
         };
         let signature = manifest.annotations.get(SIGNATURE);

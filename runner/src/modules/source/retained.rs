@@ -22,6 +22,8 @@ use crate::task::tenant::TenantId;
 const MAX_FOLLOWED: usize = 1_024;
 /// Names that a tenant may look for at one time; the next ones wait.
 const LOOKUPS_OF_A_TENANT: usize = 64;
+/// Tasks of a tenant that wait for a pinned module to come; the next ones are refused at once.
+const PINS_OF_A_TENANT: usize = 64;
 /// Bytes of modules kept for the names followed, in all; beyond it the same happens. A module that is dropped is
 /// fetched again when it is asked for, and is still compiled then.
 const MAX_BYTES: usize = 512 << 20;
@@ -38,6 +40,20 @@ pub(super) struct Retained {
     lookup: Duration,
     followed: Arc<Mutex<Followed>>,
     lookups: Each<TenantId>,
+    pins: Each<TenantId>,
+}
+
+/// What is on a topic from now on; one of its tenant's places to wait for that.
+pub(super) struct News {
+    known: watch::Receiver<Known>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl News {
+    /// Waits for the next; false when the topic is not followed any more.
+    pub(super) async fn next(&mut self) -> bool {
+        self.known.changed().await.is_ok()
+    }
 }
 
 /// By topic.
@@ -85,6 +101,7 @@ impl Retained {
             lookup,
             followed,
             lookups: Each::of(LOOKUPS_OF_A_TENANT),
+            pins: Each::of(PINS_OF_A_TENANT),
         }
     }
 
@@ -130,6 +147,15 @@ impl Retained {
             Ok(Ok(Known::Waiting | Known::Absent)) => Ok(None),
             Ok(Err(_)) | Err(_) => Err(unavailable(topic, "no answer from the broker")),
         }
+    }
+
+    /// What comes on a topic that is followed, if the tenant may wait for that too.
+    pub(super) fn news(&self, tenant: &TenantId, topic: &str) -> Option<News> {
+        let place = self.pins.one(tenant.clone()).try_acquire_owned().ok()?;
+        Some(News {
+            known: lock(&self.followed).asked(topic)?,
+            _place: place,
+        })
     }
 
     /// Follows a topic no more: it is not asked for again.

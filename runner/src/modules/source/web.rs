@@ -78,7 +78,8 @@ pub(super) struct Fetched {
 /// What was fetched before.
 #[derive(Clone)]
 pub(super) struct Known {
-    pub(super) found: Found,
+    pub(super) content: Content,
+    signature: Option<Bytes>,
     /// What the source calls this version of it: an ETag, a manifest's digest.
     pub(super) validator: Option<String>,
     fetched: Instant,
@@ -116,9 +117,8 @@ impl Web {
             None => Vec::new(),
             Some(file) => dial::authorities(file).context("failed to read `fetch.ca_file`")?,
         };
-        let weigh = |_: &Key, known: &Known| {
-            u32::try_from(known.found.content.bytes.len()).unwrap_or(u32::MAX)
-        };
+        let weigh =
+            |_: &Key, known: &Known| u32::try_from(known.content.bytes.len()).unwrap_or(u32::MAX);
         let bounded = || Cache::builder().weigher(weigh).max_capacity(MAX_BYTES);
         Ok(Web {
             fresh: bounded().expire_after(AsKept).build(),
@@ -162,7 +162,7 @@ impl Web {
         let fetching = self.fetch(&key, wanted);
         let known = self.fresh.try_get_with(key.clone(), fetching).await;
         match known {
-            Ok(known) => Ok(known.found),
+            Ok(known) => Ok(Found::in_memory(known.content, known.signature)),
             Err(error) => Err(TaskError::clone(&error)),
         }
     }
@@ -194,10 +194,8 @@ impl Web {
                 info!(tenant = %key.tenant, module = %key.reference, %digest, manifest, bytes, took = ?started.elapsed(), "module fetched");
                 let recheck = self.shared.settings.recheck;
                 let known = Known {
-                    found: Found {
-                        content: fetched.content,
-                        signature: fetched.signature,
-                    },
+                    content: fetched.content,
+                    signature: fetched.signature,
                     validator: fetched.validator,
                     fetched: Instant::now(),
                     keep: (!fetched.forever).then_some(recheck),
