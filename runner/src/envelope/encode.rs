@@ -480,8 +480,13 @@ pub fn rfc3339(time: SystemTime) -> String {
 }
 
 fn json(value: &impl Serialize) -> Bytes {
+    // What most outcomes have room in.
+    let mut bytes = Vec::with_capacity(1 << 10);
     // Serialising plain structs with string keys into memory cannot fail.
-    Bytes::from(serde_json::to_vec(value).unwrap_or_default())
+    match serde_json::to_writer(&mut bytes, value) {
+        Ok(()) => bytes.into(),
+        Err(_) => Bytes::new(),
+    }
 }
 
 #[cfg(test)]

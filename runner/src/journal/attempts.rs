@@ -2,7 +2,7 @@
 //! no commit and nobody's wait. It survives a killed process; a power cut may cost what the kernel had not written yet,
 //! so deaths that nobody counts, and never a task.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
@@ -38,7 +38,8 @@ pub(super) struct Attempts {
 #[derive(Default)]
 struct State {
     begun: HashMap<Key, (Record, usize)>,
-    free: Vec<usize>,
+    /// The next to be used first: what has ended stands in its slot until that is used again, and must not do so for long.
+    free: VecDeque<usize>,
     slots: usize,
 }
 
@@ -65,10 +66,17 @@ impl Attempts {
             let used = bytes.get(1..1 + usize::from(bytes[0]));
             match used.and_then(|used| store::decode::<Record>(used).ok()) {
                 Some(record) => {
-                    let before = state.begun.insert(record.attempted.key, (record, slot));
-                    state.free.extend(before.map(|(_, slot)| slot));
+                    let before = state.begun.get(&record.attempted.key);
+                    let later = before.is_none_or(|(before, _)| before.at <= record.at);
+                    match later {
+                        true => {
+                            let before = state.begun.insert(record.attempted.key, (record, slot));
+                            state.free.extend(before.map(|(_, slot)| slot));
+                        }
+                        false => state.free.push_back(slot),
+                    }
                 }
-                None => state.free.push(slot),
+                None => state.free.push_back(slot),
             }
         }
         Ok(Attempts {
@@ -83,7 +91,7 @@ impl Attempts {
         let slot = {
             let mut state = self.lock();
             let before = state.begun.get(&attempted.key).map(|(_, slot)| *slot);
-            match before.or_else(|| state.free.pop()) {
+            match before.or_else(|| state.free.pop_front()) {
                 Some(slot) => slot,
                 None => self.grow(&mut state)?,
             }
@@ -93,7 +101,7 @@ impl Attempts {
         match written {
             Ok(()) => drop(state.begun.insert(attempted.key, (record, slot))),
             Err(_) if state.begun.contains_key(&attempted.key) => {}
-            Err(_) => state.free.push(slot),
+            Err(_) => state.free.push_back(slot),
         }
         written
     }
@@ -113,7 +121,16 @@ impl Attempts {
         }
     }
 
-    /// The task's attempt is over: it ended, or what is kept of it tells how often it was tried.
+    /// The task has ended, which is recorded and tells whoever reads the slot back that the attempt is over: its slot
+    /// need not be written to.
+    pub(super) fn ended(&self, key: Key) {
+        let mut state = self.lock();
+        if let Some((_, slot)) = state.begun.remove(&key) {
+            state.free.push_back(slot);
+        }
+    }
+
+    /// The task's attempt is over, and what is kept of it tells how often it was tried.
     pub(super) fn forget(&self, key: Key) {
         let Some((_, slot)) = self.lock().begun.remove(&key) else {
             return;
@@ -147,7 +164,7 @@ impl Attempts {
             None => Ok(()),
         };
         if cleared.is_ok() {
-            self.lock().free.push(slot);
+            self.lock().free.push_back(slot);
         }
     }
 
@@ -158,7 +175,7 @@ impl Attempts {
         }
         let first = state.slots;
         state.slots += GROWTH;
-        state.free.extend((first + 1..state.slots).rev());
+        state.free.extend(first + 1..state.slots);
         Ok(first)
     }
 

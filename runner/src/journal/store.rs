@@ -200,7 +200,9 @@ pub(super) fn checkpoint(file: &Path) -> Result<()> {
 const SUM: usize = 8;
 
 pub(super) fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>> {
-    let mut bytes = postcard::to_allocvec(value).context("failed to encode a record")?;
+    // Grown from nothing, a record of some words would be moved six times.
+    let room = Vec::with_capacity(256);
+    let mut bytes = postcard::to_extend(value, room).context("failed to encode a record")?;
     let sum = Sha256::digest(&bytes);
     bytes.extend_from_slice(&sum[..SUM]);
     Ok(bytes)

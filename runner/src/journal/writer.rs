@@ -80,7 +80,8 @@ impl Writer {
                 (Recovered::default(), store)
             }
         };
-        forget_ended(&attempts, &lock(&index), &recovered.kept);
+        let before = begun_before(&settings, millis(SystemTime::now()));
+        forget_ended(&attempts, &lock(&index), &recovered.kept, before);
         let checkpoints = file.map(Checkpoints::start).transpose()?;
         let writer = Writer {
             settings,
@@ -172,7 +173,7 @@ impl Writer {
         lock(&self.index).add(number, at, bytes, entries);
         for entry in entries {
             match entry {
-                Entry::Ended(ended) => self.attempts.forget(ended.key),
+                Entry::Ended(ended) => self.attempts.ended(ended.key),
                 // What is kept says how many attempts there were.
                 Entry::Kept(kept) => self.attempts.forget(kept.key),
                 Entry::IsKept(_) | Entry::Published(_) => {}
@@ -185,8 +186,7 @@ impl Writer {
             return None;
         }
         self.pruned = Instant::now();
-        let window = i64::try_from(self.settings.window.as_millis()).unwrap_or(i64::MAX);
-        let before = now.saturating_sub(window);
+        let before = begun_before(&self.settings, now);
         self.attempts.retain(|_, at| at >= before);
         lock(&self.index).prune(before, self.settings.max_outcomes, self.settings.max_bytes)
     }
@@ -261,13 +261,22 @@ fn recover(store: &Store, index: &Mutex<Index>) -> Result<Recovered> {
     Ok(Recovered { outbox, kept })
 }
 
-/// Forgets attempts that were over when the process died, but not yet forgotten.
-fn forget_ended(attempts: &Attempts, index: &Index, kept: &[Kept]) {
+/// What is older is forgotten, in milliseconds since 1970.
+fn begun_before(settings: &Settings, now: i64) -> i64 {
+    let window = i64::try_from(settings.window.as_millis()).unwrap_or(i64::MAX);
+    now.saturating_sub(window)
+}
+
+/// Forgets attempts that were over when the process died: those of tasks that have ended stand in their slots until
+/// another attempt needs them, and are a few among the last.
+fn forget_ended(attempts: &Attempts, index: &Index, kept: &[Kept], before: i64) {
     let last = |kept: &Kept| kept.attempts.last().map_or(0, |last| last.attempt);
     let kept: HashMap<Key, u32> = kept.iter().map(|kept| (kept.key, last(kept))).collect();
-    attempts.retain(|attempted, _| {
+    attempts.retain(|attempted, at| {
         let over = kept.get(&attempted.key);
-        index.place(attempted.key).is_none() && over.is_none_or(|last| attempted.attempt > *last)
+        at >= before
+            && index.place(attempted.key).is_none()
+            && over.is_none_or(|last| attempted.attempt > *last)
     });
 }
 
