@@ -245,12 +245,16 @@ impl Ear {
 
     /// The outcome of a task, in JSON, on any tenant's `task_completed`.
     pub(crate) async fn outcome(&mut self, id: &str) -> Value {
-        let inbound = self
-            .hear(|inbound| {
-                inbound.topic.ends_with("task_completed")
-                    && json(inbound).is_some_and(|o| o["id"] == id)
-            })
-            .await;
+        self.outcome_within(PATIENCE, id).await
+    }
+
+    /// The same, for what may take longer.
+    pub(crate) async fn outcome_within(&mut self, patience: Duration, id: &str) -> Value {
+        let is_it = |inbound: &Inbound| {
+            inbound.topic.ends_with("task_completed")
+                && json(inbound).is_some_and(|outcome| outcome["id"] == id)
+        };
+        let inbound = self.hear_within(patience, is_it).await;
         json(&inbound).expect("JSON")
     }
 }
