@@ -27,7 +27,7 @@ use tracing::info;
 use crate::envelope::topics::Topics;
 use crate::modules::artifacts::Artifacts;
 use crate::modules::jail::Compiler;
-use crate::modules::loader::Loader;
+use crate::modules::loader::{Loader, blocking};
 use crate::modules::signature::Signatures;
 use crate::modules::source::{Found, Patience, Sources, web};
 use crate::modules::structure::Structure;
@@ -252,11 +252,8 @@ impl ModuleStore {
     async fn structure(&self, found: &Found) -> Result<Option<Arc<Structure>>, TaskError> {
         let read = async {
             let content = found.content().await.map_err(Some)?.ok_or(None)?;
-            let read = move || read_structure(&content.bytes).map(Arc::new);
-            let died =
-                |died| TaskError::new(ErrorCode::Internal, format!("reading failed: {died}"));
-            let read = tokio::task::spawn_blocking(read).await;
-            read.map_err(|error| Some(died(error)))
+            let read = move || Ok(read_structure(&content.bytes).map(Arc::new));
+            blocking(read).await.map_err(Some)
         };
         match self.structures.try_get_with(found.digest, read).await {
             Ok(read) => read.map(Some),

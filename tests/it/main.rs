@@ -137,7 +137,9 @@ tests! {
     garbage: garbage;
     bombs: the_corpus, the_jail_alone, a_failure_is_remembered, the_jail_is_bare, a_killed_compiler;
     modules: from_a_folder, a_published_module_does_not_shadow_the_folder, from_the_retained_topic, never_published,
-        pinned_by_digest, a_pin_waits_for_its_module, a_wrong_pin_is_refused_at_once, a_file_is_read_again_whatever_its_date, by_digest_from_a_folder, what_is_no_module, a_cold_module_is_compiled_once, the_cache_folder,
+        pinned_by_digest, a_pin_waits_for_its_module, a_wrong_pin_is_refused_at_once,
+        a_file_is_read_again_whatever_its_date, by_digest_from_a_folder, what_is_no_module,
+        a_cold_module_is_compiled_once, the_cache_folder,
         an_open_cache_folder_is_refused, a_missing_module_folder_is_refused;
     sources: from_a_web_server, one_fetch_for_many_tasks, what_a_web_server_does_wrong, from_a_registry,
         what_a_registry_does_wrong, a_registry_that_wants_to_know_who_asks,

@@ -64,20 +64,19 @@ impl Attempts {
         };
         for (slot, bytes) in bytes.chunks_exact(SLOT).enumerate() {
             let used = bytes.get(1..1 + usize::from(bytes[0]));
-            match used.and_then(|used| store::decode::<Record>(used).ok()) {
-                Some(record) => {
-                    let before = state.begun.get(&record.attempted.key);
-                    let later = before.is_none_or(|(before, _)| before.at <= record.at);
-                    match later {
-                        true => {
-                            let before = state.begun.insert(record.attempted.key, (record, slot));
-                            state.free.extend(before.map(|(_, slot)| slot));
-                        }
-                        false => state.free.push_back(slot),
+            let record = used.and_then(|used| store::decode::<Record>(used).ok());
+            let unused = match record {
+                None => Some(slot),
+                Some(record) => match state.begun.get(&record.attempted.key) {
+                    // What stands there from before.
+                    Some((later, _)) if later.at > record.at => Some(slot),
+                    _ => {
+                        let before = state.begun.insert(record.attempted.key, (record, slot));
+                        before.map(|(_, slot)| slot)
                     }
-                }
-                None => state.free.push_back(slot),
-            }
+                },
+            };
+            state.free.extend(unused);
         }
         Ok(Attempts {
             file: Some(file),

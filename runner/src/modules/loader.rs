@@ -285,7 +285,8 @@ fn prune(artifacts: &Artifacts, added: &Digest) {
     }
 }
 
-async fn blocking<T: Send + 'static>(
+/// Runs what takes long on a thread of its own.
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, TaskError> + Send + 'static,
 ) -> Result<T, TaskError> {
     let done = tokio::task::spawn_blocking(work).await;

@@ -14,6 +14,7 @@ use moka::future::Cache;
 use sha2::{Digest as _, Sha256};
 
 use crate::modules::Content;
+use crate::modules::loader::blocking;
 use crate::modules::source::Found;
 use crate::task::Digest;
 use crate::task::outcome::{ErrorCode, TaskError};
@@ -150,14 +151,7 @@ impl Signatures {
                 TaskError::new(ErrorCode::ModuleUnavailable, why)
             })?;
             let keys = signers.to_vec();
-            let check = move || check(&content.bytes, &signature, &keys);
-            let checked = tokio::task::spawn_blocking(check).await;
-            checked.map_err(|died| {
-                TaskError::new(
-                    ErrorCode::Internal,
-                    format!("checking a signature failed: {died}"),
-                )
-            })
+            blocking(move || Ok(check(&content.bytes, &signature, &keys))).await
         };
         match self.0.try_get_with(key, check).await {
             Ok(verdict) => verdict.map_err(|why| invalid(&why)),
