@@ -170,12 +170,10 @@ fn log_to_stderr(default: &str) {
         .init();
 }
 
-/// A runtime for the network. One thread: what a runner does there is small, and hops between threads cost
-/// more than they win; guests and the embedded broker have threads of their own.
+/// A runtime for the network, on the thread that waits for it. What a runner does there is small, and hops between threads
+/// cost more than they win; guests and the embedded broker have threads of their own.
 fn network_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    Ok(tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .thread_name("network")
+    Ok(tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?)
 }

@@ -10,6 +10,9 @@ use rustix::thread::{
 };
 use tracing::debug;
 
+/// How much nicer than the network's threads those are that compute, and the journal's.
+const STEP_BACK: i32 = 4;
+
 /// Gives up what no runner needs. Before any thread is started: capabilities are each thread's own. A port below 1024
 /// is still to be listened on with `low_port`.
 pub fn give_up_privileges(low_port: bool) {
@@ -31,6 +34,14 @@ pub fn hide_memory() {
         "not dumpable",
         set_dumpable_behavior(DumpableBehavior::NotDumpable),
     );
+}
+
+/// The calling thread makes room for the threads of the network when they wake, and does not break into their work when it
+/// is woken itself: what a network's thread has read at one time then goes on as one batch. On an idle processor it changes
+/// nothing.
+pub fn step_back() {
+    // Denied, there is only less order.
+    let _ = rustix::process::nice(STEP_BACK);
 }
 
 fn no_cores() -> io::Result<()> {

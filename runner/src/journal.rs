@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 use tracing::error;
 
+use crate::hardening;
 use crate::journal::attempts::Attempts;
 use crate::journal::index::{Index, Seen};
 use crate::journal::record::{Attempted, Ended, Entry, Kept, Key};
@@ -102,7 +103,10 @@ impl Journal {
         let (commands, queue) = mpsc::channel();
         let thread = std::thread::Builder::new()
             .name("journal".to_owned())
-            .spawn(move || writer.run(&queue))
+            .spawn(move || {
+                hardening::step_back();
+                writer.run(&queue);
+            })
             .context("failed to start the journal's thread")?;
         let journal = Journal {
             commands,

@@ -11,6 +11,7 @@ pub mod signature;
 pub mod source;
 pub mod structure;
 
+mod last;
 mod loader;
 mod turns;
 
@@ -27,6 +28,7 @@ use tracing::info;
 use crate::envelope::topics::Topics;
 use crate::modules::artifacts::Artifacts;
 use crate::modules::jail::Compiler;
+use crate::modules::last::Last;
 use crate::modules::loader::{Loader, blocking};
 use crate::modules::signature::Signatures;
 use crate::modules::source::{Found, Patience, Sources, web};
@@ -83,6 +85,7 @@ pub struct ModuleStore {
     sources: Sources,
     signatures: Signatures,
     loader: Loader,
+    last: Last<Module>,
     /// What modules are, also those that are not compiled yet or are refused.
     structures: Cache<Digest, Result<Arc<Structure>, TaskError>>,
 }
@@ -94,6 +97,7 @@ impl ModuleStore {
             sources: Sources::default(),
             signatures: Signatures::default(),
             loader: Loader::new(engine, compiler, cached),
+            last: Last::default(),
             structures: Cache::builder()
                 .max_capacity(STRUCTURES_BYTES)
                 .weigher(|_, read: &Result<Arc<Structure>, TaskError>| match read {
@@ -139,14 +143,31 @@ impl ModuleStore {
         Ok(self)
     }
 
-    /// The module that a reference names for a tenant, compiled, and where it was found compiled.
+    /// The module that a reference names for a tenant at some time after `since`, compiled, and where it was found
+    /// compiled.
     pub async fn resolve(
+        &self,
+        tenant: &TenantId,
+        policy: &Arc<TenantPolicy>,
+        reference: &ModuleRef,
+        since: Instant,
+    ) -> Result<(Module, CacheHit), TaskError> {
+        if let Some(module) = self.last.get(tenant, policy, reference, since) {
+            return Ok((module, CacheHit::Memory));
+        }
+        let now = Instant::now();
+        let (module, hit) = self.resolve_now(tenant, policy, reference, now).await?;
+        self.last.set(tenant, policy, reference, now, &module);
+        Ok((module, hit))
+    }
+
+    async fn resolve_now(
         &self,
         tenant: &TenantId,
         policy: &TenantPolicy,
         reference: &ModuleRef,
+        started: Instant,
     ) -> Result<(Module, CacheHit), TaskError> {
-        let started = Instant::now();
         for _ in 0..VERSIONS {
             let found = self
                 .find(tenant, policy, reference, Patience::ForPins)

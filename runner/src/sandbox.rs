@@ -30,6 +30,7 @@ use bytes::Bytes;
 use wasmtime::{Store, UpdateDeadline};
 
 use crate::grants::Grants;
+use crate::hardening;
 use crate::sandbox::classify::Failure;
 use crate::sandbox::cpu::CpuTimed;
 use crate::sandbox::engine::Engine;
@@ -96,6 +97,7 @@ impl Sandbox {
         let threads = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(threads)
             .thread_name("guest")
+            .on_thread_start(hardening::step_back)
             // A task that comes from outside is looked for before every poll, else a short task waits behind
             // long ones; and timers are looked at often, else a deadline fires late under load.
             .global_queue_interval(1)

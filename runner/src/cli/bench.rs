@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use bytes::Bytes;
 use clap::Args;
 use serde::{Deserialize, Serialize};
-use tokio::runtime::Runtime;
+use tokio::runtime::{Handle, Runtime};
 use tokio::sync::oneshot;
 
 use crate::broker::{self, Broker};
@@ -87,7 +88,12 @@ impl Bench {
         config.modules.cache_directory = None;
 
         // The driver and the worker have a network thread each, as they would in two processes.
-        let (driving, working) = (network_runtime()?, network_runtime()?);
+        let driving = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("driver")
+            .enable_all()
+            .build()?;
+        let worker = Worker::start()?;
         let broker = match embedded {
             false => None,
             true => Some(driving.block_on(Broker::start(broker::Settings {
@@ -98,7 +104,9 @@ impl Bench {
         if let Some(broker) = &broker {
             config.mqtt.url = broker.url();
         }
-        let figures = self.measure(&config, &driving, &working, embedded)?;
+        let figures = self.measure(&config, &driving, &worker.runtime, embedded);
+        worker.end();
+        let figures = figures?;
         if let Some(broker) = broker {
             driving.block_on(broker.stop());
         }
@@ -117,7 +125,7 @@ impl Bench {
         &self,
         config: &Config,
         driving: &Runtime,
-        working: &Runtime,
+        working: &Handle,
         embedded: bool,
     ) -> Result<Figures> {
         let folder = tempfile::tempdir().context("failed to create a folder for the guest")?;
@@ -130,7 +138,9 @@ impl Bench {
         let tenant = TenantId::default();
 
         // The runner.
-        let runner = working.block_on(Runner::start(&config))?;
+        let settings = config.clone();
+        let runner = working.spawn(async move { Runner::start(&settings).await });
+        let runner = driving.block_on(runner)??;
         let (stop, stopped) = oneshot::channel::<()>();
         let running = working.spawn(runner.run(async move {
             let _ = stopped.await;
@@ -215,6 +225,35 @@ impl Bench {
         };
         std::fs::write(folder.join("guest.wasm"), bytes).context("failed to write the guest")?;
         ModuleName::parse("guest").map_err(anyhow::Error::msg)
+    }
+}
+
+/// The worker's network thread.
+struct Worker {
+    runtime: Handle,
+    stop: oneshot::Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl Worker {
+    fn start() -> Result<Worker> {
+        let runtime = network_runtime()?;
+        let handle = runtime.handle().clone();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let thread = std::thread::Builder::new().name("network".to_owned());
+        let thread = thread
+            .spawn(move || drop(runtime.block_on(stopped)))
+            .context("failed to start the worker's thread")?;
+        Ok(Worker {
+            runtime: handle,
+            stop,
+            thread,
+        })
+    }
+
+    fn end(self) {
+        let _ = self.stop.send(());
+        let _ = self.thread.join();
     }
 }
 

@@ -197,24 +197,26 @@ impl Session {
         let mut ticks = tokio::time::interval(self.settings.keep_alive);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut quiet_ticks = 0;
-        let end = loop {
-            // A poll is never cancelled: rumqttc would lose what it had read.
-            let poll = events.poll();
-            tokio::pin!(poll);
-            let event = loop {
-                tokio::select! {
-                    event = &mut poll => break event,
-                    command = self.commands.recv(), if self.closing.is_none() => {
-                        // Asked to close before the broker answered: there is nothing to say good-bye to.
-                        if self.turn(command, &mut live).is_break() && live.limits.is_none() {
-                            break Err(ConnectionError::RequestsDone);
+        let end = 'connected: loop {
+            let event = {
+                // A poll is never cancelled: rumqttc would lose what it had read.
+                let poll = events.poll();
+                tokio::pin!(poll);
+                loop {
+                    tokio::select! {
+                        event = &mut poll => break event,
+                        command = self.commands.recv(), if self.closing.is_none() => {
+                            // Asked to close before the broker answered: there is nothing to say good-bye to.
+                            if self.turn(command, &mut live).is_break() && live.limits.is_none() {
+                                break Err(ConnectionError::RequestsDone);
+                            }
                         }
-                    }
-                    _ = ticks.tick() => {
-                        quiet_ticks += 1;
-                        if quiet_ticks > self.patience() {
-                            let stalled = io::Error::new(ErrorKind::TimedOut, "the link takes nothing more");
-                            break Err(ConnectionError::Io(stalled));
+                        _ = ticks.tick() => {
+                            quiet_ticks += 1;
+                            if quiet_ticks > self.patience() {
+                                let stalled = io::Error::new(ErrorKind::TimedOut, "the link takes nothing more");
+                                break Err(ConnectionError::Io(stalled));
+                            }
                         }
                     }
                 }
@@ -222,8 +224,13 @@ impl Session {
             quiet_ticks = 0;
             match event {
                 Ok(event) => {
-                    if let ControlFlow::Break(end) = self.event(event, &mut live) {
-                        break end;
+                    let mut next = Some(event);
+                    while let Some(event) = next {
+                        if let ControlFlow::Break(end) = self.event(event, &mut live) {
+                            break 'connected end;
+                        }
+                        // What was read in the same breath is had without another poll.
+                        next = events.state.events.pop_front();
                     }
                 }
                 Err(_) if self.closing.is_some() => break End::Closed,

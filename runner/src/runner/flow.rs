@@ -292,7 +292,7 @@ async fn wait(
 async fn attempt(
     shared: &Shared,
     in_hand: &InHand,
-    policy: &TenantPolicy,
+    policy: &Arc<TenantPolicy>,
     limits: Limits,
 ) -> Result<Outcome, HandedBack> {
     let task = &in_hand.task;
@@ -300,7 +300,13 @@ async fn attempt(
     if let Err(rejection) = admission::check_expiry(task, SystemTime::now()) {
         return Ok(shared.rejected(in_hand, rejection));
     }
-    let resolved = shared.modules.resolve(&task.tenant, policy, &task.module);
+    // The first attempt is content with what was looked for since the task came; a later one is much later.
+    let since = match number {
+        1 if !in_hand.kept => in_hand.received,
+        _ => Instant::now(),
+    };
+    let (tenant, reference) = (&task.tenant, &task.module);
+    let resolved = shared.modules.resolve(tenant, policy, reference, since);
     let (module, hit) = match resolved.await {
         Ok(resolved) => resolved,
         Err(error) => return Ok(shared.rejected(in_hand, error.into())),

@@ -25,7 +25,9 @@ pub(super) async fn warm_up(
         let modules = modules.clone();
         loading.spawn(async move {
             let started = Instant::now();
-            let loaded = modules.resolve(&tenant, &policy, &reference).await;
+            let loaded = modules
+                .resolve(&tenant, &policy, &reference, Instant::now())
+                .await;
             (tenant, reference, loaded, started.elapsed())
         });
     }
