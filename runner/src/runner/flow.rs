@@ -57,8 +57,8 @@ pub(super) struct InHand {
 }
 
 impl InHand {
-    pub(super) fn new(task: Task, original: Inbound, received_at: SystemTime) -> InHand {
-        InHand {
+    pub(super) fn new(task: Task, original: Inbound, received_at: SystemTime) -> Box<InHand> {
+        Box::new(InHand {
             key: Key::of(&task.tenant, &task.id),
             content: Content::of(&task),
             due: task.not_before.filter(|at| *at > received_at),
@@ -70,7 +70,7 @@ impl InHand {
             deaths: 0,
             kept: false,
             given_up: false,
-        }
+        })
     }
 
     /// An earlier process began an attempt and never told of its end.
@@ -110,7 +110,7 @@ impl InHand {
 /// Runs a task to its outcome and publishes that. `verdict` is the outcome of one that is not to be run at all.
 pub(super) async fn run(
     shared: Arc<Shared>,
-    mut in_hand: InHand,
+    mut in_hand: Box<InHand>,
     cancel: oneshot::Receiver<()>,
     verdict: Option<Outcome>,
 ) {
@@ -124,7 +124,7 @@ pub(super) async fn run(
             ended = live(&shared, &mut in_hand) => ended,
         },
     };
-    let outcome = match ended {
+    let mut outcome = match ended {
         Ok(outcome) => outcome,
         Err(HandedBack) => match Box::pin(hand_back(&shared, &in_hand)).await {
             Some(outcome) => outcome,
@@ -134,7 +134,7 @@ pub(super) async fn run(
     if in_hand.kept {
         shared.kept.remove(&in_hand.task.tenant);
     }
-    let settled = settle::settle(&shared, outcome, &in_hand).await;
+    let settled = settle::settle(&shared, &mut outcome, &in_hand).await;
     // Also when it is not settled: a delivery that comes again must not attach to a task that nobody runs.
     let held = shared.active.leave(in_hand.key);
     if let Some(ended) = settled {

@@ -197,7 +197,7 @@ impl Runner {
 }
 
 /// A delivery of a task that ended before.
-async fn ended_before(shared: Arc<Shared>, in_hand: InHand, cancel: oneshot::Receiver<()>) {
+async fn ended_before(shared: Arc<Shared>, in_hand: Box<InHand>, cancel: oneshot::Receiver<()>) {
     let key = in_hand.key;
     if settle::answer_ended(&shared, &in_hand.task, key).await {
         for token in shared.active.leave(key).tokens {

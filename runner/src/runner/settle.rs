@@ -25,13 +25,13 @@ const REFUSED: (Duration, Duration) = (Duration::from_millis(500), Duration::fro
 /// the next process publishes what is recorded.
 pub(super) async fn settle(
     shared: &Shared,
-    mut outcome: Outcome,
+    outcome: &mut Outcome,
     in_hand: &InHand,
 ) -> Option<Arc<Ended>> {
-    strip_reply(shared, &mut outcome);
-    log(&outcome);
+    strip_reply(shared, outcome);
+    log(outcome);
     let topics = &shared.topics;
-    let mut messages = encode::outcome(topics, &outcome);
+    let mut messages = encode::outcome(topics, outcome);
     // What is recorded is what can be published.
     if let (Some(record), Some(limits)) = (
         messages.first(),
@@ -43,12 +43,12 @@ pub(super) async fn settle(
             bytes: record.packet_bytes(),
             limit: limits.max_packet_bytes,
         };
-        outcome = too_large(&outcome, &why);
-        messages = encode::outcome(topics, &outcome);
+        *outcome = too_large(outcome, &why);
+        messages = encode::outcome(topics, outcome);
     }
     let letter = in_hand.given_up.then_some(messages.len() as u8);
     if in_hand.given_up {
-        messages.push(encode::dead_letter(topics, &outcome, &in_hand.original));
+        messages.push(encode::dead_letter(topics, outcome, &in_hand.original));
     }
     end(
         shared,
@@ -74,7 +74,7 @@ pub(super) async fn end_unreadable(shared: Arc<Shared>, kept: Kept, why: Undecod
         &shared,
         kept.key,
         Content::unknown(),
-        outcome,
+        &outcome,
         messages,
         None,
     )
@@ -86,7 +86,7 @@ async fn end(
     shared: &Shared,
     key: Key,
     content: Content,
-    outcome: Outcome,
+    outcome: &Outcome,
     messages: Vec<Message>,
     dead_letter: Option<u8>,
 ) -> Option<Arc<Ended>> {
@@ -100,7 +100,7 @@ async fn end(
     });
     shared.journal.ended(ended.clone()).await;
     shared.active.ending(key);
-    if !publish(shared, &outcome, messages).await {
+    if !publish(shared, outcome, messages).await {
         return None;
     }
     published(shared, key);
