@@ -156,7 +156,9 @@ impl ModuleStore {
             return Ok((module, CacheHit::Memory));
         }
         let now = Instant::now();
-        let (module, hit) = self.resolve_now(tenant, policy, reference, now).await?;
+        // Boxed: every flow would have room for it, and be moved with it.
+        let resolved = Box::pin(self.resolve_now(tenant, policy, reference, now));
+        let (module, hit) = resolved.await?;
         self.last.set(tenant, policy, reference, now, &module);
         Ok((module, hit))
     }
@@ -175,7 +177,6 @@ impl ModuleStore {
             let bytes = found.bytes;
             let (module, hit) = match self.loader.known(&policy.compile, &found.digest).await {
                 Some(known) => known?,
-                // Boxed: every flow would have room for it, and be moved with it.
                 None => match Box::pin(self.load(tenant, policy, reference, found)).await? {
                     Some(loaded) => loaded,
                     None => continue,
