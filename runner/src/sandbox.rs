@@ -136,7 +136,8 @@ impl Sandbox {
         let (engine, services) = (self.engine.clone(), self.services.clone());
         let turns = self.turns.clone();
         let guest = async move { in_turns(&engine, &services, &module, job, events, turns).await };
-        let guest = threads.spawn(guest);
+        // Two kilobytes, which are moved once so, and not with every layer of the spawning.
+        let guest = threads.spawn(Box::pin(guest));
         let mut guest = AbortOnDrop(guest);
         match (&mut guest.0).await {
             Ok(ran) => ran,

@@ -112,7 +112,7 @@ pub(super) async fn run(
     shared: Arc<Shared>,
     mut in_hand: Box<InHand>,
     cancel: oneshot::Receiver<()>,
-    verdict: Option<Outcome>,
+    verdict: Option<Box<Outcome>>,
 ) {
     let _if_it_panics = Leave(&shared.active, in_hand.key);
     let ended = match verdict {
@@ -155,7 +155,7 @@ impl Drop for Leave<'_> {
 
 /// The runner stops before the task could end. QoS 1 deliveries stay unacknowledged, so the broker delivers them again;
 /// what came at QoS 0 is kept in the journal, or answered when that does not outlive the process.
-async fn hand_back(shared: &Shared, in_hand: &InHand) -> Option<Outcome> {
+async fn hand_back(shared: &Shared, in_hand: &InHand) -> Option<Box<Outcome>> {
     let (task, key) = (&in_hand.task, in_hand.key);
     // Asked now, not on arrival: a QoS 1 delivery of the same task may have come since.
     let nobodys = !in_hand.kept && shared.active.is_volatile(key);
@@ -174,7 +174,7 @@ async fn hand_back(shared: &Shared, in_hand: &InHand) -> Option<Outcome> {
 }
 
 /// From admission to the last attempt.
-async fn live(shared: &Shared, in_hand: &mut InHand) -> Result<Outcome, HandedBack> {
+async fn live(shared: &Shared, in_hand: &mut InHand) -> Result<Box<Outcome>, HandedBack> {
     if in_hand.deaths >= shared.max_deaths {
         in_hand.given_up = true;
         let why = format!(
@@ -182,11 +182,9 @@ async fn live(shared: &Shared, in_hand: &mut InHand) -> Result<Outcome, HandedBa
             in_hand.deaths
         );
         let error = TaskError::new(ErrorCode::Internal, why);
-        let attempt = in_hand.attempt() - 1;
-        return Ok(Outcome {
-            attempt,
-            ..shared.rejected(in_hand, error.into())
-        });
+        let mut outcome = shared.rejected(in_hand, error.into());
+        outcome.attempt = in_hand.attempt() - 1;
+        return Ok(outcome);
     }
     let tenant = in_hand.task.tenant.clone();
     let policy = shared
@@ -294,7 +292,7 @@ async fn attempt(
     in_hand: &InHand,
     policy: &Arc<TenantPolicy>,
     limits: Limits,
-) -> Result<Outcome, HandedBack> {
+) -> Result<Box<Outcome>, HandedBack> {
     let task = &in_hand.task;
     let number = in_hand.attempt();
     if let Err(rejection) = admission::check_expiry(task, SystemTime::now()) {
@@ -370,8 +368,8 @@ fn context(task: &Task, limits: Limits, attempt: u32) -> types::Context {
 }
 
 /// The outcome of a task that was canceled.
-pub(super) fn canceled(shared: &Shared, in_hand: &InHand) -> Outcome {
-    Outcome {
+pub(super) fn canceled(shared: &Shared, in_hand: &InHand) -> Box<Outcome> {
+    Box::new(Outcome {
         attempts: in_hand.attempts.clone(),
         ..Outcome::of(
             &in_hand.task,
@@ -380,11 +378,11 @@ pub(super) fn canceled(shared: &Shared, in_hand: &InHand) -> Outcome {
             &shared.name,
             SystemTime::now(),
         )
-    }
+    })
 }
 
 /// The outcome of a task that there was no room for.
-pub(super) fn no_room(shared: &Shared, in_hand: &InHand) -> Outcome {
+pub(super) fn no_room(shared: &Shared, in_hand: &InHand) -> Box<Outcome> {
     let why = "too many tasks wait that were published at QoS 0; use QoS 1 to wait in the broker";
     let error = TaskError::new(ErrorCode::QuotaExceeded, why);
     shared.rejected(in_hand, error.into())
@@ -409,11 +407,11 @@ impl Shared {
         }
     }
 
-    fn rejected(&self, in_hand: &InHand, rejection: Rejection) -> Outcome {
-        Outcome {
+    fn rejected(&self, in_hand: &InHand, rejection: Rejection) -> Box<Outcome> {
+        Box::new(Outcome {
             attempts: in_hand.attempts.clone(),
             ..self.refused(&in_hand.task, rejection)
-        }
+        })
     }
 
     pub(super) fn refused(&self, task: &Task, rejection: Rejection) -> Outcome {
@@ -429,13 +427,13 @@ impl Shared {
         hit: CacheHit,
         queued: Duration,
         ran: Ran,
-    ) -> Outcome {
+    ) -> Box<Outcome> {
         let (output, error) = match ran.result {
             Ok(output) => (Some(output), None),
             Err(error) => (None, Some(error)),
         };
         let status = error.as_ref().map_or(Status::Succeeded, TaskError::status);
-        Outcome {
+        Box::new(Outcome {
             module_digest: Some(module.digest),
             attempt,
             attempts: in_hand.attempts.clone(),
@@ -447,7 +445,7 @@ impl Shared {
             },
             started_at: Some(ran.started_at),
             ..Outcome::of(&in_hand.task, status, error, &self.name, SystemTime::now())
-        }
+        })
     }
 
     /// Publishes a lifecycle event if the task asked for them; nobody waits for it.
