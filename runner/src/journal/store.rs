@@ -200,8 +200,12 @@ pub(super) fn checkpoint(file: &Path) -> Result<()> {
 const SUM: usize = 8;
 
 pub(super) fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>> {
-    // Grown from nothing, a record of some words would be moved six times.
-    let room = Vec::with_capacity(256);
+    encode_about(value, 256)
+}
+
+/// Grown from nothing, a record of some words would be moved six times: so it begins with room for `about` so many bytes.
+pub(super) fn encode_about<T: Serialize + ?Sized>(value: &T, about: usize) -> Result<Vec<u8>> {
+    let room = Vec::with_capacity(about);
     let mut bytes = postcard::to_extend(value, room).context("failed to encode a record")?;
     let sum = Sha256::digest(&bytes);
     bytes.extend_from_slice(&sum[..SUM]);

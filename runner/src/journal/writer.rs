@@ -227,7 +227,7 @@ impl Writer {
 /// The log's form of a group. Kept tasks stand in a table of their own.
 fn logged(entries: &[Entry]) -> Result<Vec<u8>> {
     if !entries.iter().any(|entry| matches!(entry, Entry::Kept(_))) {
-        return store::encode(entries);
+        return store::encode_about(entries, entries.iter().map(Entry::bytes).sum());
     }
     let short = |entry: &Entry| match entry {
         Entry::Kept(kept) => Entry::IsKept(kept.key),
