@@ -1,9 +1,15 @@
-//! What this process gives up before it runs strangers' code: privileges, capabilities, core dumps.
+//! What this process gives up before it runs strangers' code: privileges, capabilities, core dumps, and for the threads that
+//! run it their place before the network's.
 //!
 //! The sandbox is what holds guests; this is for the day it does not. A systemd unit does more (`examples/wasmqtt.service`).
 
+use std::sync::OnceLock;
+
 use rustix::io;
-use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+use rustix::process::{
+    DumpableBehavior, Resource, Rlimit, getpriority_process, set_dumpable_behavior,
+    setpriority_process, setrlimit,
+};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set,
     remove_capability_from_bounding_set, set_capabilities, set_no_new_privs,
@@ -40,8 +46,14 @@ pub fn hide_memory() {
 /// is woken itself: what a network's thread has read at one time then goes on as one batch. On an idle processor it changes
 /// nothing.
 pub fn step_back() {
+    // What the process has: a thread inherits what the one that started it has stepped back to.
+    static PROCESS: OnceLock<i32> = OnceLock::new();
+    let Ok(own) = getpriority_process(None) else {
+        return;
+    };
+    let process = *PROCESS.get_or_init(|| own);
     // Denied, there is only less order.
-    let _ = rustix::process::nice(STEP_BACK);
+    let _ = setpriority_process(None, process + STEP_BACK);
 }
 
 fn no_cores() -> io::Result<()> {
@@ -74,5 +86,29 @@ fn drop_capabilities(keep: CapabilitySet) -> io::Result<()> {
 fn tell(what: &str, done: io::Result<()>) {
     if let Err(error) = done {
         debug!(what, %error, "not hardened");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_steps_back_once_whoever_started_it() {
+        let own = getpriority_process(None).expect("a priority");
+        let stepped = || {
+            step_back();
+            getpriority_process(None).expect("a priority")
+        };
+        let nested = move || {
+            (
+                stepped(),
+                std::thread::spawn(stepped).join().expect("an end"),
+            )
+        };
+        let seen = std::thread::spawn(nested).join().expect("an end");
+        let back = (own + STEP_BACK).min(19);
+        assert_eq!(seen, (back, back));
+        assert_eq!(getpriority_process(None).expect("a priority"), own);
     }
 }
