@@ -129,6 +129,15 @@ pub(super) fn is_final(error: &ConnectionError) -> bool {
     )
 }
 
+/// Whether the broker says that it cannot now: the embedded one while it is still busy with this client's last connection.
+pub(super) fn is_busy(error: &ConnectionError) -> bool {
+    use ConnectReturnCode as C;
+    matches!(
+        error,
+        ConnectionError::ConnectionRefused(C::ServerUnavailable | C::ServerBusy)
+    )
+}
+
 /// Whether the broker gave this client's id to another client.
 pub(super) fn is_takeover(error: &ConnectionError) -> bool {
     matches!(

@@ -17,6 +17,9 @@ use crate::mqtt::settings::Settings;
 /// How long the broker may take to answer anything.
 const ANSWER: Duration = Duration::from_secs(5);
 
+/// How long a broker is left alone that says that it cannot answer now.
+const BUSY: Duration = Duration::from_millis(50);
+
 /// What the CONNACK says of the broker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Offers {
@@ -72,6 +75,8 @@ impl Probe {
                 match events.poll().await {
                     Ok(Event::Incoming(Packet::ConnAck(connack))) => return Ok(connack),
                     Ok(_) => {}
+                    // The next poll connects anew.
+                    Err(error) if link::is_busy(&error) => tokio::time::sleep(BUSY).await,
                     Err(error) => return Err(error.to_string()),
                 }
             }
