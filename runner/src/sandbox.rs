@@ -123,25 +123,30 @@ impl Sandbox {
         &self.engine
     }
 
-    /// Runs a guest on the guests' threads. Dropping the future stops the guest.
-    pub async fn run(
+    /// Runs a guest on the guests' threads, from now on. Dropping the future stops the guest.
+    pub fn run(
         &self,
         module: Arc<Prepared>,
         job: Job,
         events: Option<Arc<dyn GuestEvents>>,
-    ) -> Ran {
-        let Some(threads) = &self.threads else {
-            return Ran::internal("the sandbox is closed");
-        };
-        let (engine, services) = (self.engine.clone(), self.services.clone());
-        let turns = self.turns.clone();
-        let guest = async move { in_turns(&engine, &services, &module, job, events, turns).await };
-        // Two kilobytes, which are moved once so, and not with every layer of the spawning.
-        let guest = threads.spawn(Box::pin(guest));
-        let mut guest = AbortOnDrop(guest);
-        match (&mut guest.0).await {
-            Ok(ran) => ran,
-            Err(died) => Ran::internal(format!("the host failed while the guest ran: {died}")),
+    ) -> impl Future<Output = Ran> + Send + use<> {
+        let guest = self.threads.as_ref().map(|threads| {
+            let (engine, services) = (self.engine.clone(), self.services.clone());
+            let turns = self.turns.clone();
+            // Two kilobytes, which are moved once so, and not with every layer of the spawning; and not kept where they are
+            // awaited.
+            AbortOnDrop(threads.spawn(Box::pin(async move {
+                in_turns(&engine, &services, &module, job, events, turns).await
+            })))
+        });
+        async move {
+            let Some(mut guest) = guest else {
+                return Ran::internal("the sandbox is closed");
+            };
+            match (&mut guest.0).await {
+                Ok(ran) => ran,
+                Err(died) => Ran::internal(format!("the host failed while the guest ran: {died}")),
+            }
         }
     }
 }
@@ -229,7 +234,7 @@ async fn in_turns(
     };
 
     let fuel_left = store.get_fuel().unwrap_or(0);
-    let mut guest = store.into_data();
+    let guest = store.data_mut();
     let result = result.map(|output_of_run| {
         output_of_run.unwrap_or_else(|| Output {
             data: output.take(),

@@ -268,16 +268,11 @@ async fn publish(shared: &Shared, outcome: &Outcome, messages: Vec<Message>) -> 
     let others: Vec<_> = messages
         .map(|message| publish_reply(shared, message, &outcome.tenant, outcome.id.as_str()))
         .collect();
-    let record = publish_record(shared, record, outcome);
-    if others.is_empty() {
-        return record.await;
+    let at_broker = publish_record(shared, record, outcome).await;
+    for other in others {
+        other.await;
     }
-    let others = async {
-        for other in others {
-            other.await;
-        }
-    };
-    tokio::join!(record, others).0
+    at_broker
 }
 
 async fn publish_record(shared: &Shared, message: Message, outcome: &Outcome) -> bool {
