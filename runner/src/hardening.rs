@@ -1,5 +1,5 @@
-//! What this process gives up before it runs strangers' code: privileges, capabilities, core dumps, and for the threads that
-//! run it their place before the network's.
+//! What this process gives up before it runs strangers' code: privileges, capabilities, core dumps; and for some of its threads
+//! their place beside the network's.
 //!
 //! The sandbox is what holds guests; this is for the day it does not. A systemd unit does more (`examples/wasmqtt.service`).
 
@@ -16,7 +16,7 @@ use rustix::thread::{
 };
 use tracing::debug;
 
-/// How much nicer than the network's threads those are that compute, and the journal's.
+/// How much nicer than the network's thread the guests' are, and the journal's.
 const STEP_BACK: i32 = 4;
 
 /// Gives up what no runner needs. Before any thread is started: capabilities are each thread's own. A port below 1024

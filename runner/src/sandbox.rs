@@ -133,8 +133,8 @@ impl Sandbox {
         let guest = self.threads.as_ref().map(|threads| {
             let (engine, services) = (self.engine.clone(), self.services.clone());
             let turns = self.turns.clone();
-            // Two kilobytes, which are moved once so, and not with every layer of the spawning; and not kept where they are
-            // awaited.
+            // Boxed: two kilobytes would be moved by every layer of the spawning. And spawned here: the future below would
+            // keep room for them.
             AbortOnDrop(threads.spawn(Box::pin(async move {
                 in_turns(&engine, &services, &module, job, events, turns).await
             })))

@@ -17,8 +17,12 @@ use crate::mqtt::settings::Settings;
 /// How long the broker may take to answer anything.
 const ANSWER: Duration = Duration::from_secs(5);
 
-/// How long a broker is left alone that says that it cannot answer now.
-const BUSY: Duration = Duration::from_millis(50);
+/// How long a broker is left alone that says that it is busy, until that is its answer.
+const BUSY: [Duration; 3] = [
+    Duration::from_millis(100),
+    Duration::from_millis(200),
+    Duration::from_millis(400),
+];
 
 /// What the CONNACK says of the broker.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,14 +74,17 @@ impl Probe {
     pub async fn connect(settings: &Settings, clean_start: bool) -> Result<Probe, String> {
         let opened = link::open(settings, clean_start).map_err(|why| format!("{why:#}"))?;
         let (client, mut events) = opened;
+        let mut waits = BUSY.into_iter();
         let connecting = async {
             loop {
                 match events.poll().await {
                     Ok(Event::Incoming(Packet::ConnAck(connack))) => return Ok(connack),
                     Ok(_) => {}
-                    // The next poll connects anew.
-                    Err(error) if link::is_busy(&error) => tokio::time::sleep(BUSY).await,
-                    Err(error) => return Err(error.to_string()),
+                    Err(error) => match waits.next().filter(|_| link::is_busy(&error)) {
+                        // The next poll connects anew.
+                        Some(wait) => tokio::time::sleep(wait).await,
+                        None => return Err(error.to_string()),
+                    },
                 }
             }
         };

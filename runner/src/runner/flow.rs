@@ -57,6 +57,7 @@ pub(super) struct InHand {
 }
 
 impl InHand {
+    /// Boxed, as outcomes are: what a flow holds is moved with it.
     pub(super) fn new(task: Task, original: Inbound, received_at: SystemTime) -> Box<InHand> {
         Box::new(InHand {
             key: Key::of(&task.tenant, &task.id),
@@ -206,11 +207,14 @@ async fn live(shared: &Shared, in_hand: &mut InHand) -> Result<Box<Outcome>, Han
         return Ok(shared.rejected(in_hand, admission::over_quota(&tenant, wait)));
     }
     shared.event(&in_hand.task, &Event::Queued);
+    // One that runs as it came is content with a module that was looked for since; one that waited may be much later.
+    let mut since = in_hand.received;
     loop {
         if let Some(due) = in_hand.due.take() {
             Box::pin(wait(shared, in_hand, policy.max_kept, due)).await?;
+            since = Instant::now();
         }
-        let mut outcome = attempt(shared, in_hand, &policy, limits).await?;
+        let mut outcome = attempt(shared, in_hand, &policy, limits, since).await?;
         let number = in_hand.attempt();
         let Some(error) = outcome
             .error
@@ -292,17 +296,13 @@ async fn attempt(
     in_hand: &InHand,
     policy: &Arc<TenantPolicy>,
     limits: Limits,
+    since: Instant,
 ) -> Result<Box<Outcome>, HandedBack> {
     let task = &in_hand.task;
     let number = in_hand.attempt();
     if let Err(rejection) = admission::check_expiry(task, SystemTime::now()) {
         return Ok(shared.rejected(in_hand, rejection));
     }
-    // The first attempt is content with what was looked for since the task came; a later one is much later.
-    let since = match number {
-        1 if !in_hand.kept => in_hand.received,
-        _ => Instant::now(),
-    };
     let (tenant, reference) = (&task.tenant, &task.module);
     let resolved = shared.modules.resolve(tenant, policy, reference, since);
     let (module, hit) = match resolved.await {

@@ -160,7 +160,7 @@ impl Runner {
                     }
                     None => None,
                 };
-                // Kilobytes, which are moved once so, and not with every layer of the spawning.
+                // A kilobyte, which is moved once so, and not with every layer of the spawning.
                 flows.spawn(Box::pin(flow::run(
                     shared.clone(),
                     in_hand,
