@@ -136,7 +136,7 @@ tests! {
     pressure: endless_loops_delay_nobody, busy_host_calls_delay_nobody;
     garbage: garbage;
     bombs: the_corpus, the_jail_alone, a_failure_is_remembered, the_jail_is_bare, a_killed_compiler;
-    modules: from_a_folder, a_published_module_does_not_shadow_the_folder, from_the_retained_topic, never_published,
+    modules: from_a_folder, a_task_that_waited_runs_what_is_there_then, a_published_module_does_not_shadow_the_folder, from_the_retained_topic, never_published,
         pinned_by_digest, a_pin_waits_for_its_module, a_wrong_pin_is_refused_at_once,
         a_file_is_read_again_whatever_its_date, by_digest_from_a_folder, what_is_no_module,
         a_cold_module_is_compiled_once, the_cache_folder,

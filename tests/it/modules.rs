@@ -3,11 +3,12 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use wasmqtt::envelope::Message;
+use wasmqtt::envelope::encode::rfc3339;
 use wasmqtt::modules::Content;
 use wasmqtt::modules::source::chunks::Manifest;
 use wasmqtt::runner::Runner;
@@ -76,6 +77,31 @@ pub(crate) async fn from_a_folder() {
     fs::remove_file(folder.path().join("job.wasm")).expect("removed");
     assert_not_found(&ask(&mut rig, "4", "job").await);
     rig.end().await;
+}
+
+/// What another task was given meanwhile is not good enough, also for one that no journal keeps.
+pub(crate) async fn a_task_that_waited_runs_what_is_there_then() {
+    for max_kept in [0, 1] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().to_owned();
+        let mut rig = Rig::with(|config| {
+            config.modules.directory = Some(path);
+            config.journal.max_kept = max_kept;
+        })
+        .await;
+        write(&folder, "job.wasm", ECHO);
+        let due = rfc3339(SystemTime::now() + Duration::from_secs(3));
+        let later = json!({"id": "later", "module": "job", "not_before": due, "events": true});
+        rig.publish(Message::new("task_queue", later.to_string()))
+            .await;
+        rig.ear.event("later", "queued").await;
+        let meanwhile = ask(&mut rig, "now", "job").await;
+        assert_eq!(meanwhile["module_digest"], digest(ECHO), "{meanwhile}");
+        write(&folder, "job.wasm", OTHER);
+        let outcome = rig.ear.outcome("later").await;
+        assert_eq!(outcome["module_digest"], digest(OTHER), "{outcome}");
+        rig.end().await;
+    }
 }
 
 /// The operator's folder comes first: nobody who may publish can put another module in its place.
