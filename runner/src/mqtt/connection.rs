@@ -17,9 +17,9 @@ use rumqttc::v5::mqttbytes::v5::{
     ConnAck, Filter, Packet, PubAck, PubAckReason, Publish, RetainForwardRule, SubAck,
     SubscribeReasonCode,
 };
-use rumqttc::v5::{AsyncClient, ConnectionError, Event};
+use rumqttc::v5::{AsyncClient, ConnectionError, Event, EventLoop};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Interval, MissedTickBehavior};
 use tracing::{debug, error, info, warn};
 
 use crate::mqtt::acks::Acks;
@@ -196,33 +196,8 @@ impl Session {
         // rumqttc's own keep-alive stands still while it writes to a link that takes nothing.
         let mut ticks = tokio::time::interval(self.settings.keep_alive);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut quiet_ticks = 0;
         let end = 'connected: loop {
-            let event = {
-                // A poll is never cancelled: rumqttc would lose what it had read.
-                let poll = events.poll();
-                tokio::pin!(poll);
-                loop {
-                    tokio::select! {
-                        event = &mut poll => break event,
-                        command = self.commands.recv(), if self.closing.is_none() => {
-                            // Asked to close before the broker answered: there is nothing to say good-bye to.
-                            if self.turn(command, &mut live).is_break() && live.limits.is_none() {
-                                break Err(ConnectionError::RequestsDone);
-                            }
-                        }
-                        _ = ticks.tick() => {
-                            quiet_ticks += 1;
-                            if quiet_ticks > self.patience() {
-                                let stalled = io::Error::new(ErrorKind::TimedOut, "the link takes nothing more");
-                                break Err(ConnectionError::Io(stalled));
-                            }
-                        }
-                    }
-                }
-            };
-            quiet_ticks = 0;
-            match event {
+            match self.next_event(&mut events, &mut ticks, &mut live).await {
                 Ok(event) => {
                     let mut next = Some(event);
                     while let Some(event) = next {
@@ -252,6 +227,37 @@ impl Session {
         }
         self.outbox.connection_lost();
         end
+    }
+
+    /// The client's next event; commands are taken meanwhile.
+    async fn next_event(
+        &mut self,
+        events: &mut EventLoop,
+        ticks: &mut Interval,
+        live: &mut Live,
+    ) -> Result<Event, ConnectionError> {
+        let mut quiet_ticks = 0;
+        // A poll is never cancelled: rumqttc would lose what it had read.
+        let poll = events.poll();
+        tokio::pin!(poll);
+        loop {
+            tokio::select! {
+                event = &mut poll => return event,
+                command = self.commands.recv(), if self.closing.is_none() => {
+                    // Asked to close before the broker answered: there is nothing to say good-bye to.
+                    if self.turn(command, live).is_break() && live.limits.is_none() {
+                        return Err(ConnectionError::RequestsDone);
+                    }
+                }
+                _ = ticks.tick() => {
+                    quiet_ticks += 1;
+                    if quiet_ticks > self.patience() {
+                        let stalled = io::Error::new(ErrorKind::TimedOut, "the link takes nothing more");
+                        return Err(ConnectionError::Io(stalled));
+                    }
+                }
+            }
+        }
     }
 
     /// How many keep-alives may pass without an event: in each there is a ping at least, unless a large packet

@@ -11,18 +11,15 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use crate::mqtt::backoff::{Backoff, random};
 use crate::mqtt::link;
 use crate::mqtt::settings::Settings;
 
 /// How long the broker may take to answer anything.
 const ANSWER: Duration = Duration::from_secs(5);
 
-/// How long a broker is left alone that says that it is busy, until that is its answer.
-const BUSY: [Duration; 3] = [
-    Duration::from_millis(100),
-    Duration::from_millis(200),
-    Duration::from_millis(400),
-];
+/// How often a broker that says that it is busy is asked again, within 0.7 s, until that is its answer.
+const BUSY: usize = 3;
 
 /// What the CONNACK says of the broker.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,7 +71,8 @@ impl Probe {
     pub async fn connect(settings: &Settings, clean_start: bool) -> Result<Probe, String> {
         let opened = link::open(settings, clean_start).map_err(|why| format!("{why:#}"))?;
         let (client, mut events) = opened;
-        let mut waits = BUSY.into_iter();
+        let mut backoff = Backoff::default();
+        let mut waits = std::iter::repeat_with(|| backoff.next(random())).take(BUSY);
         let connecting = async {
             loop {
                 match events.poll().await {
