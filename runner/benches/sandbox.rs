@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use wasmqtt::modules;
+use wasmqtt::relay::Relay;
 use wasmqtt::sandbox::engine::{Engine, Sizes};
 use wasmqtt::sandbox::host::types::Context;
 use wasmqtt::sandbox::{Job, Sandbox, execute};
@@ -67,10 +68,14 @@ fn sandbox(criterion: &mut Criterion) {
                 assert!(ran.result.is_ok() || name != "echo");
             });
         });
+        let answers = {
+            let _runtime = runtime.enter();
+            Relay::start()
+        };
         criterion.bench_function(&format!("run/{name}"), |bencher| {
             bencher
                 .to_async(&runtime)
-                .iter(|| sandbox.run(module.clone(), job(), None));
+                .iter(|| sandbox.run(module.clone(), job(), None, &answers));
         });
     }
 }

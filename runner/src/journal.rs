@@ -28,6 +28,7 @@ use crate::journal::attempts::Attempts;
 use crate::journal::index::{Index, Seen};
 use crate::journal::record::{Attempted, Ended, Entry, Kept, Key};
 use crate::journal::writer::{Command, Writer};
+use crate::relay::Relay;
 
 /// The file in a slot's folder.
 pub const FILE: &str = "journal.sqlite";
@@ -99,7 +100,8 @@ impl Journal {
         let index = Arc::new(Mutex::new(Index::default()));
         let durable = settings.folder.is_some();
         let attempts = Attempts::open(settings.folder.as_deref()).map(Arc::new)?;
-        let (writer, recovered) = Writer::open(settings, index.clone(), attempts.clone())?;
+        let answers = Relay::start();
+        let (writer, recovered) = Writer::open(settings, index.clone(), attempts.clone(), answers)?;
         let (commands, queue) = mpsc::channel();
         let thread = std::thread::Builder::new()
             .name("journal".to_owned())

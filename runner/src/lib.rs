@@ -22,6 +22,7 @@ pub mod mqtt;
 pub mod project;
 pub mod quota;
 pub mod recurring;
+pub mod relay;
 pub mod runner;
 pub mod sandbox;
 pub mod schedule;

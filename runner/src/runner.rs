@@ -33,6 +33,7 @@ use crate::envelope::topics::Topics;
 use crate::journal::{self, Journal, Recovered};
 use crate::modules::ModuleStore;
 use crate::mqtt::{self, Deliveries, Publisher};
+use crate::relay::Relay;
 use crate::runner::active::Active;
 use crate::runner::intake::Dropped;
 use crate::runner::kept::KeptTasks;
@@ -42,7 +43,7 @@ use crate::runner::permits::Permits;
 use crate::runner::recurring::Board;
 use crate::runner::slots::Slot;
 use crate::runner::start::base_settings;
-use crate::sandbox::Sandbox;
+use crate::sandbox::{Ran, Sandbox};
 use crate::task::retry;
 use crate::tenants::Tenants;
 
@@ -75,6 +76,8 @@ struct Shared {
     topics: Topics,
     tenants: Tenants,
     sandbox: Arc<Sandbox>,
+    /// What the guests' threads answer by.
+    answers: Relay<Ran>,
     modules: Arc<ModuleStore>,
     permits: Permits,
     active: Active,

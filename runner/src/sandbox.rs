@@ -27,10 +27,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
+use tokio::sync::oneshot;
 use wasmtime::{Store, UpdateDeadline};
 
 use crate::grants::Grants;
 use crate::hardening;
+use crate::relay::Relay;
 use crate::sandbox::classify::Failure;
 use crate::sandbox::cpu::CpuTimed;
 use crate::sandbox::engine::Engine;
@@ -123,30 +125,36 @@ impl Sandbox {
         &self.engine
     }
 
-    /// Runs a guest on the guests' threads, from now on. Dropping the future stops the guest.
+    /// Runs a guest on the guests' threads, from now on, and answers by the caller's relay. Dropping the future stops
+    /// the guest.
     pub fn run(
         &self,
         module: Arc<Prepared>,
         job: Job,
         events: Option<Arc<dyn GuestEvents>>,
+        answers: &Relay<Ran>,
     ) -> impl Future<Output = Ran> + Send + use<> {
+        let (waiter, answer) = oneshot::channel();
         let guest = self.threads.as_ref().map(|threads| {
             let (engine, services) = (self.engine.clone(), self.services.clone());
-            let turns = self.turns.clone();
+            let (turns, answers) = (self.turns.clone(), answers.clone());
             // Boxed: two kilobytes would be moved by every layer of the spawning. And spawned here: the future below would
             // keep room for them.
             AbortOnDrop(threads.spawn(Box::pin(async move {
-                in_turns(&engine, &services, &module, job, events, turns).await
+                let ran = in_turns(&engine, &services, &module, job, events, turns).await;
+                answers.answer(waiter, ran);
             })))
         });
         async move {
             let Some(mut guest) = guest else {
                 return Ran::internal("the sandbox is closed");
             };
-            match (&mut guest.0).await {
-                Ok(ran) => ran,
-                Err(died) => Ran::internal(format!("the host failed while the guest ran: {died}")),
+            if let Ok(ran) = answer.await {
+                return ran;
             }
+            let why = (&mut guest.0).await.err().map(|died| died.to_string());
+            let why = why.as_deref().unwrap_or("nobody relays its answer");
+            Ran::internal(format!("the host failed while the guest ran: {why}"))
         }
     }
 }
@@ -160,7 +168,7 @@ impl Drop for Sandbox {
     }
 }
 
-struct AbortOnDrop(tokio::task::JoinHandle<Ran>);
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
 
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {

@@ -10,6 +10,7 @@ use tokio::runtime::Runtime;
 
 use crate::cli::network_runtime;
 use crate::modules::{self, Content, structure};
+use crate::relay::Relay;
 use crate::sandbox::engine::{Engine, Sizes};
 use crate::sandbox::host::types;
 use crate::sandbox::log::GuestEvents;
@@ -120,6 +121,7 @@ impl Here {
                     messages: Some(terminal.clone()),
                 },
                 Some(terminal.clone()),
+                &Relay::start(),
             );
             tokio::pin!(run);
             loop {

@@ -16,6 +16,7 @@ use crate::journal::index::Index;
 use crate::journal::record::{Ended, Entry, Kept, Key};
 use crate::journal::store::{self, Store};
 use crate::journal::{FILE, Recovered, Settings, lock, millis};
+use crate::relay::Relay;
 
 /// The most entries, and about the most bytes, of one group.
 const GROUP: usize = 1024;
@@ -52,6 +53,8 @@ pub(super) struct Writer {
     store: Store,
     index: Arc<Mutex<Index>>,
     attempts: Arc<Attempts>,
+    /// Tells who waits for a commit.
+    answers: Relay<()>,
     pruned: Instant,
     _checkpoints: Option<Checkpoints>,
 }
@@ -62,6 +65,7 @@ impl Writer {
         settings: Settings,
         index: Arc<Mutex<Index>>,
         attempts: Arc<Attempts>,
+        answers: Relay<()>,
     ) -> Result<(Writer, Recovered)> {
         let file = settings.folder.as_ref().map(|folder| folder.join(FILE));
         let opened = Store::open(file.as_deref(), settings.durability)
@@ -88,6 +92,7 @@ impl Writer {
             store,
             index,
             attempts,
+            answers,
             pruned: Instant::now(),
             _checkpoints: checkpoints,
         };
@@ -112,7 +117,7 @@ impl Writer {
             if !group.entries.is_empty() {
                 self.commit(&group.entries);
                 for done in group.waiters {
-                    let _ = done.send(());
+                    self.answers.answer(done, ());
                 }
             }
         }

@@ -337,7 +337,7 @@ async fn attempt(
     let events = Voice::of(task, shared).map(|voice| voice as Arc<dyn GuestEvents>);
     let mut stopped = shared.stopped.subscribe();
     let ran = tokio::select! {
-        ran = shared.sandbox.run(module.prepared.clone(), job, events) => ran,
+        ran = shared.sandbox.run(module.prepared.clone(), job, events, &shared.answers) => ran,
         _ = stopped.wait_for(|stopped| *stopped) => {
             shared.journal.broken_off(in_hand.key);
             return Err(HandedBack);

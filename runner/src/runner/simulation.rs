@@ -18,6 +18,7 @@ use crate::journal::index::Seen;
 use crate::journal::record::Key;
 use crate::modules::jail::Compiler;
 use crate::mqtt::{Command, Delivery, Published, made_up};
+use crate::relay::Relay;
 use crate::runner::start::open_journal;
 use crate::sandbox::engine::{Engine, Sizes};
 use crate::task::TaskId;
@@ -263,6 +264,7 @@ fn runner(
         name: slot.name.clone(),
         tenants: Tenants::new(config.tenant_table().expect("tenants")),
         sandbox: machine.sandbox.clone(),
+        answers: Relay::start(),
         modules: machine.modules.clone(),
         permits: Permits::new(4, 1 << 30),
         active: Active::default(),

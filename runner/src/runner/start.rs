@@ -14,6 +14,7 @@ use crate::journal::{self, Journal, Recovered};
 use crate::modules::ModuleStore;
 use crate::mqtt::settings::Settings;
 use crate::mqtt::{self, Publisher};
+use crate::relay::Relay;
 use crate::runner::active::Active;
 use crate::runner::kept::KeptTasks;
 use crate::runner::lanes::Lanes;
@@ -95,6 +96,7 @@ impl Runner {
             tenants,
             topics,
             sandbox: Arc::new(sandbox),
+            answers: Relay::start(),
             modules,
             permits: Permits::new(config.runner.concurrency, config.runner.memory_budget_bytes),
             active: Active::default(),
