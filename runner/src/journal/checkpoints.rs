@@ -2,37 +2,34 @@
 //! waits for the disk, 20 to 40 ms here.
 
 use std::path::PathBuf;
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use tracing::debug;
 
+use crate::hardening;
 use crate::journal::store;
 
-/// How often the log's size is looked at.
-const EVERY: Duration = Duration::from_millis(200);
-/// A log of so many bytes is worth a checkpoint. The writer makes one itself at [`store::CHECKPOINT_PAGES`].
-const WORTH: u64 = 32 << 20;
+/// So many bytes of records are worth a checkpoint: more often, its waits for the disk are everybody's who writes. The
+/// writer makes one itself at [`store::CHECKPOINT_PAGES`].
+const WORTH: usize = 32 << 20;
 
 /// Ends with its thread when dropped.
 pub(super) struct Checkpoints {
-    stop: Option<Sender<()>>,
+    due: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
+    /// Bytes of records since the last one.
+    bytes: usize,
 }
 
 impl Checkpoints {
     pub(super) fn start(file: PathBuf) -> Result<Checkpoints> {
-        let (stop, stopped) = channel();
-        let mut log = file.clone().into_os_string();
-        log.push("-wal");
+        let (due, wanted) = channel();
         let run = move || {
-            while stopped.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
-                let bytes = std::fs::metadata(&log).map_or(0, |log| log.len());
-                if bytes > WORTH
-                    && let Err(why) = store::checkpoint(&file)
-                {
+            hardening::step_back();
+            while wanted.recv().is_ok() {
+                if let Err(why) = store::checkpoint(&file) {
                     debug!(error = format!("{why:#}"), "no checkpoint of the journal");
                 }
             }
@@ -40,15 +37,27 @@ impl Checkpoints {
         let thread = std::thread::Builder::new().name("checkpoints".to_owned());
         let thread = thread.spawn(run).context("failed to start a thread")?;
         Ok(Checkpoints {
-            stop: Some(stop),
+            due: Some(due),
             thread: Some(thread),
+            bytes: 0,
         })
+    }
+
+    /// So many bytes of records were committed.
+    pub(super) fn committed(&mut self, bytes: usize) {
+        self.bytes += bytes;
+        if self.bytes > WORTH
+            && let Some(due) = &self.due
+        {
+            self.bytes = 0;
+            let _ = due.send(());
+        }
     }
 }
 
 impl Drop for Checkpoints {
     fn drop(&mut self) {
-        self.stop.take();
+        self.due.take();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
