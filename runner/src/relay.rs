@@ -37,3 +37,37 @@ impl<T: Send + 'static> Relay<T> {
         let _ = self.0.send((waiter, answer));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_waits_gets_the_own_answer() {
+        let relay = Relay::start();
+        let (waiters, answers): (Vec<_>, Vec<_>) = (0..100).map(|_| oneshot::channel()).unzip();
+        let other = {
+            let relay = relay.clone();
+            std::thread::spawn(move || {
+                for (number, waiter) in waiters.into_iter().enumerate() {
+                    relay.answer(waiter, number);
+                }
+            })
+        };
+        for (number, answer) in answers.into_iter().enumerate() {
+            assert_eq!(answer.await, Ok(number));
+        }
+        other.join().expect("no panic");
+    }
+
+    #[test]
+    fn a_runtime_that_is_gone_leaves_nobody_waiting() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        let runtime = runtime.expect("a runtime");
+        let relay = runtime.block_on(async { Relay::start() });
+        drop(runtime);
+        let (waiter, answer) = oneshot::channel();
+        relay.answer(waiter, ());
+        assert!(answer.blocking_recv().is_err());
+    }
+}
