@@ -95,7 +95,15 @@ pub struct Closer(JoinHandle<()>);
 
 impl Journal {
     /// Opens the store and reads it back. A file that cannot be read is set aside, and reported, never in the way of
-    /// starting.
+    /// starting. What waits for a commit is told on the runtime that this is called on.
+    ///
+    /// # Errors
+    ///
+    /// When the file is of another format, or there is no room for one.
+    ///
+    /// # Panics
+    ///
+    /// When called outside of a tokio runtime.
     pub fn open(settings: Settings) -> Result<(Journal, Closer, Recovered)> {
         let index = Arc::new(Mutex::new(Index::default()));
         let durable = settings.folder.is_some();
@@ -181,7 +189,8 @@ impl Journal {
             .send(Command::Write(entry, Some(done)))
             .is_ok();
         async move {
-            // A journal that is closed answers nobody: whoever waits is about to be dropped, and must not go on.
+            // A journal that is closed, or whose runtime is gone, answers nobody: whoever waits is about to be dropped, and
+            // must not go on.
             if !sent || committed.await.is_err() {
                 std::future::pending::<()>().await;
             }

@@ -1,7 +1,7 @@
 //! Answers of other threads to the tasks of one runtime.
 //!
 //! A task that another thread wakes costs a system call, also when its own thread is awake. A relay is woken instead: once
-//! for all answers that come before it is its turn.
+//! for all answers that come before its turn.
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -33,7 +33,7 @@ impl<T: Send + 'static> Relay<T> {
 
     /// Answers whoever waits.
     pub fn answer(&self, waiter: oneshot::Sender<T>, answer: T) {
-        // A runtime that is gone has taken those who waited with it.
+        // Its runtime is gone: who still waits sees the sender dropped.
         let _ = self.0.send((waiter, answer));
     }
 }
@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn who_waits_gets_the_own_answer() {
+    async fn who_waits_gets_its_own_answer() {
         let relay = Relay::start();
         let (waiters, answers): (Vec<_>, Vec<_>) = (0..100).map(|_| oneshot::channel()).unzip();
         let other = {

@@ -125,8 +125,8 @@ impl Sandbox {
         &self.engine
     }
 
-    /// Runs a guest on the guests' threads, from now on, and answers by the caller's relay. Dropping the future stops
-    /// the guest.
+    /// Runs a guest on the guests' threads, from now on, and answers by the caller's relay; when that is gone the run is
+    /// an `internal` error. Dropping the future stops the guest.
     pub fn run(
         &self,
         module: Arc<Prepared>,
@@ -152,9 +152,10 @@ impl Sandbox {
             if let Ok(ran) = answer.await {
                 return ran;
             }
-            let why = (&mut guest.0).await.err().map(|died| died.to_string());
-            let why = why.as_deref().unwrap_or("nobody relays its answer");
-            Ran::internal(format!("the host failed while the guest ran: {why}"))
+            match (&mut guest.0).await {
+                Err(died) => Ran::internal(format!("the host failed while the guest ran: {died}")),
+                Ok(()) => Ran::internal("the guest's answer was lost: its relay is gone"),
+            }
         }
     }
 }
@@ -349,5 +350,56 @@ async fn call(
                 },
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::modules;
+    use crate::sandbox::engine::Sizes;
+    use crate::task::limits::{LimitValues, RequestedLimits};
+
+    #[tokio::test]
+    async fn a_relay_that_is_gone_leaves_nobody_waiting() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        let runtime = runtime.expect("a runtime");
+        let answers = runtime.block_on(async { Relay::start() });
+        runtime.shutdown_background();
+        let values = LimitValues {
+            fuel: 1_000_000,
+            memory_bytes: 16 << 20,
+            timeout_ms: 10_000,
+            output_bytes: 1 << 20,
+        };
+        let sizes = Sizes {
+            guests: 1,
+            memory_bytes: values.memory_bytes,
+        };
+        let engine = Arc::new(Engine::new(sizes).expect("an engine"));
+        let module = modules::compile(&engine, wasmqtt_examples::ECHO).expect("a module");
+        let sandbox = Sandbox::new(engine, 1).expect("a sandbox");
+        let job = Job {
+            context: host::types::Context {
+                id: "1".to_owned(),
+                tenant: "default".to_owned(),
+                module: "echo".to_owned(),
+                attempt: 1,
+                content_type: None,
+                deadline_ms: 0,
+                labels: Vec::new(),
+            },
+            input: Bytes::new(),
+            limits: RequestedLimits::default()
+                .resolve(&values, &values)
+                .expect("limits"),
+            tenant: TenantId::default(),
+            weight: 1,
+            grants: Arc::default(),
+            messages: None,
+        };
+        let ran = sandbox.run(Arc::new(module), job, None, &answers).await;
+        let error = ran.result.expect_err("nobody relays it");
+        assert_eq!(error.code, ErrorCode::Internal, "{error}");
     }
 }

@@ -2,8 +2,9 @@
 //! waits for the disk, 20 to 40 ms here.
 
 use std::path::PathBuf;
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use tracing::debug;
@@ -11,53 +12,50 @@ use tracing::debug;
 use crate::hardening;
 use crate::journal::store;
 
-/// So many bytes of records are worth a checkpoint: more often, its waits for the disk are everybody's who writes. The
-/// writer makes one itself at [`store::CHECKPOINT_PAGES`].
-const WORTH: usize = 32 << 20;
+/// How often the log's size is looked at.
+const EVERY: Duration = Duration::from_millis(200);
+/// How long after a checkpoint. While more is committed the log stays large, and whoever writes waits for the disk too.
+const REST: Duration = Duration::from_secs(1);
+/// A log of so many bytes is worth a checkpoint. The writer makes one itself at [`store::CHECKPOINT_PAGES`].
+const WORTH: u64 = 32 << 20;
 
 /// Ends with its thread when dropped.
 pub(super) struct Checkpoints {
-    due: Option<Sender<()>>,
+    stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
-    /// Bytes of records since the last one.
-    bytes: usize,
 }
 
 impl Checkpoints {
     pub(super) fn start(file: PathBuf) -> Result<Checkpoints> {
-        let (due, wanted) = channel();
+        let (stop, stopped) = channel();
+        let mut log = file.clone().into_os_string();
+        log.push("-wal");
         let run = move || {
             hardening::step_back();
-            while wanted.recv().is_ok() {
-                if let Err(why) = store::checkpoint(&file) {
-                    debug!(error = format!("{why:#}"), "no checkpoint of the journal");
+            let mut wait = EVERY;
+            while stopped.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
+                let bytes = std::fs::metadata(&log).map_or(0, |log| log.len());
+                wait = EVERY;
+                if bytes > WORTH {
+                    wait = REST;
+                    if let Err(why) = store::checkpoint(&file) {
+                        debug!(error = format!("{why:#}"), "no checkpoint of the journal");
+                    }
                 }
             }
         };
         let thread = std::thread::Builder::new().name("checkpoints".to_owned());
         let thread = thread.spawn(run).context("failed to start a thread")?;
         Ok(Checkpoints {
-            due: Some(due),
+            stop: Some(stop),
             thread: Some(thread),
-            bytes: 0,
         })
-    }
-
-    /// So many bytes of records were committed.
-    pub(super) fn committed(&mut self, bytes: usize) {
-        self.bytes += bytes;
-        if self.bytes > WORTH
-            && let Some(due) = &self.due
-        {
-            self.bytes = 0;
-            let _ = due.send(());
-        }
     }
 }
 
 impl Drop for Checkpoints {
     fn drop(&mut self) {
-        self.due.take();
+        self.stop.take();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }

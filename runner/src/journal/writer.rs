@@ -56,7 +56,7 @@ pub(super) struct Writer {
     /// Tells who waits for a commit.
     answers: Relay<()>,
     pruned: Instant,
-    checkpoints: Option<Checkpoints>,
+    _checkpoints: Option<Checkpoints>,
 }
 
 impl Writer {
@@ -94,7 +94,7 @@ impl Writer {
             attempts,
             answers,
             pruned: Instant::now(),
-            checkpoints,
+            _checkpoints: checkpoints,
         };
         Ok((writer, recovered))
     }
@@ -116,9 +116,6 @@ impl Writer {
             busy = group.entries.len() >= BUSY;
             if !group.entries.is_empty() {
                 self.commit(&group.entries);
-                if let Some(checkpoints) = &mut self.checkpoints {
-                    checkpoints.committed(group.bytes);
-                }
                 for done in group.waiters {
                     self.answers.answer(done, ());
                 }

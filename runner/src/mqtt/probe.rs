@@ -18,7 +18,8 @@ use crate::mqtt::settings::Settings;
 /// How long the broker may take to answer anything.
 const ANSWER: Duration = Duration::from_secs(5);
 
-/// How often a broker that says that it is busy is asked again, within 0.7 s, until that is its answer.
+/// How often a broker that says that it is busy is asked again until that is its answer: [`Backoff`]'s first waits, at
+/// most 0.1, 0.2 and 0.4 s.
 const BUSY: usize = 3;
 
 /// What the CONNACK says of the broker.
