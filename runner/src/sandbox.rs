@@ -360,12 +360,13 @@ mod tests {
     use crate::sandbox::engine::Sizes;
     use crate::task::limits::{LimitValues, RequestedLimits};
 
-    #[tokio::test]
-    async fn a_relay_that_is_gone_leaves_nobody_waiting() {
-        let runtime = tokio::runtime::Builder::new_current_thread().build();
-        let runtime = runtime.expect("a runtime");
-        let answers = runtime.block_on(async { Relay::start() });
-        runtime.shutdown_background();
+    #[test]
+    fn a_relay_that_is_gone_leaves_nobody_waiting() {
+        let runtime = || {
+            let runtime = tokio::runtime::Builder::new_current_thread().build();
+            runtime.expect("a runtime")
+        };
+        let answers = runtime().block_on(async { Relay::start() });
         let values = LimitValues {
             fuel: 1_000_000,
             memory_bytes: 16 << 20,
@@ -398,7 +399,7 @@ mod tests {
             grants: Arc::default(),
             messages: None,
         };
-        let ran = sandbox.run(Arc::new(module), job, None, &answers).await;
+        let ran = runtime().block_on(sandbox.run(Arc::new(module), job, None, &answers));
         let error = ran.result.expect_err("nobody relays it");
         assert_eq!(error.code, ErrorCode::Internal, "{error}");
     }
