@@ -356,7 +356,6 @@ async fn call(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::modules;
     use crate::sandbox::engine::Sizes;
     use crate::task::limits::{LimitValues, RequestedLimits};
 
@@ -378,7 +377,8 @@ mod tests {
             memory_bytes: values.memory_bytes,
         };
         let engine = Arc::new(Engine::new(sizes).expect("an engine"));
-        let module = modules::compile(&engine, wasmqtt_examples::ECHO).expect("a module");
+        let component = engine.compile(wasmqtt_examples::ECHO).expect("a component");
+        let module = Prepared::new(&engine, &component).expect("a module");
         let sandbox = Sandbox::new(engine, 1).expect("a sandbox");
         let job = Job {
             context: host::types::Context {

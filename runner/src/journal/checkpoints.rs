@@ -34,14 +34,11 @@ impl Checkpoints {
             hardening::step_back();
             let mut wait = EVERY;
             while stopped.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
-                let bytes = std::fs::metadata(&log).map_or(0, |log| log.len());
-                wait = EVERY;
-                if bytes > WORTH {
-                    wait = REST;
-                    if let Err(why) = store::checkpoint(&file) {
-                        debug!(error = format!("{why:#}"), "no checkpoint of the journal");
-                    }
+                let is_large = std::fs::metadata(&log).is_ok_and(|log| log.len() > WORTH);
+                if is_large && let Err(why) = store::checkpoint(&file) {
+                    debug!(error = format!("{why:#}"), "no checkpoint of the journal");
                 }
+                wait = if is_large { REST } else { EVERY };
             }
         };
         let thread = std::thread::Builder::new().name("checkpoints".to_owned());
