@@ -34,7 +34,6 @@ use crate::grants::Grants;
 use crate::hardening;
 use crate::relay::Relay;
 use crate::sandbox::classify::Failure;
-use crate::sandbox::cpu::CpuTimed;
 use crate::sandbox::engine::Engine;
 use crate::sandbox::guest::Guest;
 use crate::sandbox::log::GuestEvents;
@@ -42,7 +41,7 @@ use crate::sandbox::prepared::{Prepared, Shape};
 use crate::sandbox::publish::GuestMessages;
 use crate::sandbox::scratch::Scratch;
 use crate::sandbox::services::Services;
-use crate::sandbox::turns::Turns;
+use crate::sandbox::turns::{Fresh, Turns};
 use crate::task::limits::Limits;
 use crate::task::outcome::{ErrorCode, Output, TaskError, Usage};
 use crate::task::tenant::TenantId;
@@ -224,13 +223,14 @@ async fn in_turns(
     };
     let output = guest.stdout();
     let mut store = Store::new(engine.wasmtime(), guest);
-    let prepared = prepare_store(&mut store, &limits, started);
+    let fresh = Fresh::default();
+    let prepared = prepare_store(&mut store, &limits, started, fresh.clone());
 
     let timeout = Duration::from_millis(limits.timeout_ms.value);
     // The call's future ends inside: dropping it unwinds a guest that was stopped in the middle.
     let (result, cpu, bill) = {
-        let call = CpuTimed::new(call(&mut store, module, &job));
-        let mut call = Turns::gate(turns, job.tenant.clone(), job.weight, call);
+        let call = call(&mut store, module, &job);
+        let mut call = Turns::gate(turns, job.tenant.clone(), job.weight, fresh, call);
         let result = match prepared {
             Err(error) => Err(Failure::Wasmtime(error)),
             // Epochs stop wasm that never yields; this stops a guest that waits in a host call.
@@ -239,7 +239,7 @@ async fn in_turns(
                 Err(_) => Err(Failure::Deadline),
             },
         };
-        (result, call.inner().spent(), call.bill())
+        (result, call.spent(), call.bill())
     };
 
     let fuel_left = store.get_fuel().unwrap_or(0);
@@ -298,18 +298,22 @@ fn prepare_store(
     store: &mut Store<Guest>,
     limits: &Limits,
     started: Instant,
+    fresh: Fresh,
 ) -> wasmtime::Result<()> {
     store.limiter(|guest| &mut guest.limiter);
     // Before instantiation: start functions burn fuel too.
     store.set_fuel(limits.fuel.value)?;
     store.fuel_async_yield_interval(Some(YIELD_EVERY))?;
-    // Host calls take time and next to no fuel: who makes many gives its turn up at the next tick of the epochs.
+    // Host calls take time and next to no fuel: who makes many gives its turn up when the epochs tick.
     let stop = started + Duration::from_millis(limits.timeout_ms.value) + engine::GRACE;
     store.set_epoch_deadline(1);
     store.epoch_deadline_callback(move |_| {
-        Ok(match Instant::now() < stop {
-            true => UpdateDeadline::Yield(1),
-            false => UpdateDeadline::Interrupt,
+        Ok(if Instant::now() >= stop {
+            UpdateDeadline::Interrupt
+        } else if fresh.tick() {
+            UpdateDeadline::Yield(1)
+        } else {
+            UpdateDeadline::Continue(1)
         })
     });
     store.set_max_component_handles(MAX_HANDLES);

@@ -1,17 +1,19 @@
 //! Whose guest computes next: turns of a million units of fuel, between tenants by weight ([`Fair`]).
 //!
 //! There are as many turns as guests' threads. A guest computes only while it has one, and gives it up when it has burnt
-//! its quantum, when it waits in a host call and when it ends. So a tenant that comes late is served within a quantum,
-//! however many guests of others compute.
+//! its quantum, when the epochs stop it in a turn that is long, when it waits in a host call and when it ends. So a tenant
+//! that comes late is served within a quantum, however many guests of others compute.
 
 use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
 
 use crate::fair::Fair;
 use crate::sandbox::YIELD_EVERY;
+use crate::sandbox::cpu::CpuTimed;
 use crate::task::tenant::TenantId;
 
 /// Tenants remembered before those that are idle are forgotten.
@@ -47,14 +49,22 @@ impl Turns {
     }
 
     /// A guest's future that computes only in its tenant's turns.
-    pub(super) fn gate<F>(turns: Arc<Turns>, tenant: TenantId, weight: u32, future: F) -> Gate<F> {
+    pub(super) fn gate<F>(
+        turns: Arc<Turns>,
+        tenant: TenantId,
+        weight: u32,
+        fresh: Fresh,
+        future: F,
+    ) -> Gate<F> {
         Gate {
             turns,
             tenant,
             weight,
+            yields: 0,
             charged: 0,
+            fresh,
             place: Place::Away,
-            future,
+            future: CpuTimed::new(future),
         }
     }
 
@@ -123,15 +133,33 @@ impl State {
     }
 }
 
+/// Whether a turn has just begun: the epochs tick over guests that wait in line too, and the tick that such a guest finds
+/// when its turn comes must not end that.
+#[derive(Clone, Default)]
+pub(super) struct Fresh(Arc<AtomicBool>);
+
+impl Fresh {
+    /// A tick; true when the turn has seen one before, and is to end. So a turn is two ticks long at most.
+    pub(super) fn tick(&self) -> bool {
+        !self.0.swap(false, Ordering::Relaxed)
+    }
+
+    fn begin(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// See [`Turns::gate`].
 pub(super) struct Gate<F> {
     turns: Arc<Turns>,
     tenant: TenantId,
     weight: u32,
-    /// Fuel that the tenant was charged for this guest so far.
+    yields: u64,
+    /// What the tenant was charged for this guest so far.
     charged: u64,
+    fresh: Fresh,
     place: Place,
-    future: F,
+    future: CpuTimed<F>,
 }
 
 enum Place {
@@ -171,12 +199,24 @@ impl<F> Gate<F> {
         }
     }
 
-    pub(super) fn inner(&self) -> &F {
-        &self.future
+    /// The processor's time that the guest had so far.
+    pub(super) fn spent(&self) -> Duration {
+        self.future.spent()
+    }
+
+    /// Charges what the guest has had and was not charged for: a quantum for each yield, and a unit for each nanosecond at
+    /// least, as host calls take time and next to no fuel.
+    fn charge(&mut self, state: &mut State) {
+        let by_time = u64::try_from(self.spent().as_nanos()).unwrap_or(u64::MAX);
+        let due = self.yields.saturating_mul(YIELD_EVERY).max(by_time);
+        let more = due.saturating_sub(self.charged);
+        self.charged += more;
+        let more = i64::try_from(more).unwrap_or(i64::MAX);
+        state.fair.charge(&self.tenant, self.weight, more);
     }
 }
 
-impl<F: Future + Unpin> Future for Gate<F> {
+impl<F: Future> Future for Gate<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
@@ -199,14 +239,19 @@ impl<F: Future + Unpin> Future for Gate<F> {
             waker: context.waker().clone(),
         });
         let waker = Waker::from(watched.clone());
+        self.fresh.begin();
         let polled = Pin::new(&mut self.future).poll(&mut Context::from_waker(&waker));
+        let turns = self.turns.clone();
+        let mut state = turns.lock();
         if polled.is_pending() && watched.woken.load(Ordering::Relaxed) {
-            // It goes on at once: it has burnt its quantum.
-            self.charged += YIELD_EVERY;
-            self.yielded(context.waker());
+            // It goes on at once: it has burnt its quantum, or had its time.
+            self.yields += 1;
+            self.charge(&mut state);
+            self.yielded(&mut state, context.waker());
         } else {
             self.place = Place::Away;
-            self.turns.lock().leave(&self.tenant);
+            self.charge(&mut state);
+            state.leave(&self.tenant);
         }
         polled
     }
@@ -214,11 +259,7 @@ impl<F: Future + Unpin> Future for Gate<F> {
 
 impl<F> Gate<F> {
     /// Stands in line again; if its tenant is still the one to be served, the turn stays.
-    fn yielded(&mut self, waker: &Waker) {
-        let turns = self.turns.clone();
-        let mut state = turns.lock();
-        let quantum = i64::try_from(YIELD_EVERY).unwrap_or(i64::MAX);
-        state.fair.charge(&self.tenant, self.weight, quantum);
+    fn yielded(&mut self, state: &mut State, waker: &Waker) {
         let Some(next) = state.next() else { return };
         let ours = state.fair.tag(&self.tenant);
         // As far as the others it goes on: to change hands would only cost it half a turn of waiting.
@@ -317,8 +358,9 @@ mod tests {
         for (name, weight, number) in guests {
             for _ in 0..*number {
                 let tenant = TenantId::parse(name).expect("a tenant");
-                let future = Box::pin(computes(counts.clone(), name, 10_000));
-                running.spawn(Turns::gate(turns.clone(), tenant, *weight, future));
+                let future = computes(counts.clone(), name, 10_000);
+                let gate = Turns::gate(turns.clone(), tenant, *weight, Fresh::default(), future);
+                running.spawn(gate);
             }
         }
         // Until the first has ended everybody wants turns.
@@ -337,6 +379,18 @@ mod tests {
         );
     }
 
+    #[test]
+    fn a_tick_that_waited_ends_no_turn() {
+        let fresh = Fresh::default();
+        for _ in 0..2 {
+            fresh.begin();
+            assert_eq!(
+                [fresh.tick(), fresh.tick(), fresh.tick()],
+                [false, true, true]
+            );
+        }
+    }
+
     #[tokio::test]
     async fn one_that_is_dropped_gives_its_turn_back() {
         let turns = Arc::new(Turns::new(1));
@@ -352,6 +406,7 @@ mod tests {
                 turns.clone(),
                 TenantId::default(),
                 1,
+                Fresh::default(),
                 endless,
             )
         };
@@ -362,7 +417,7 @@ mod tests {
         first.abort();
         second.abort();
         let _ = tokio::join!(first, second);
-        let waits = Turns::gate(turns.clone(), tenant, 1, Box::pin(never));
+        let waits = Turns::gate(turns.clone(), tenant, 1, Fresh::default(), never);
         let waits = tokio::time::timeout(std::time::Duration::from_millis(10), waits);
         assert!(waits.await.is_err());
         let state = turns.lock();
