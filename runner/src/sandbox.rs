@@ -304,7 +304,7 @@ fn prepare_store(
     // Before instantiation: start functions burn fuel too.
     store.set_fuel(limits.fuel.value)?;
     store.fuel_async_yield_interval(Some(YIELD_EVERY))?;
-    // Host calls take time and next to no fuel: who makes many gives its turn up when the epochs tick.
+    // Host calls take time and next to no fuel: who makes many gives its turn up at the second tick in it.
     let stop = started + Duration::from_millis(limits.timeout_ms.value) + engine::GRACE;
     store.set_epoch_deadline(1);
     store.epoch_deadline_callback(move |_| {
@@ -358,53 +358,4 @@ async fn call(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::sandbox::engine::Sizes;
-    use crate::task::limits::{LimitValues, RequestedLimits};
-
-    #[test]
-    fn a_relay_that_is_gone_leaves_nobody_waiting() {
-        let runtime = || {
-            let runtime = tokio::runtime::Builder::new_current_thread().build();
-            runtime.expect("a runtime")
-        };
-        let answers = runtime().block_on(async { Relay::start() });
-        let values = LimitValues {
-            fuel: 1_000_000,
-            memory_bytes: 16 << 20,
-            timeout_ms: 10_000,
-            output_bytes: 1 << 20,
-        };
-        let sizes = Sizes {
-            guests: 1,
-            memory_bytes: values.memory_bytes,
-        };
-        let engine = Arc::new(Engine::new(sizes).expect("an engine"));
-        let component = engine.compile(wasmqtt_examples::ECHO).expect("a component");
-        let module = Prepared::new(&engine, &component).expect("a module");
-        let sandbox = Sandbox::new(engine, 1).expect("a sandbox");
-        let job = Job {
-            context: host::types::Context {
-                id: "1".to_owned(),
-                tenant: "default".to_owned(),
-                module: "echo".to_owned(),
-                attempt: 1,
-                content_type: None,
-                deadline_ms: 0,
-                labels: Vec::new(),
-            },
-            input: Bytes::new(),
-            limits: RequestedLimits::default()
-                .resolve(&values, &values)
-                .expect("limits"),
-            tenant: TenantId::default(),
-            weight: 1,
-            grants: Arc::default(),
-            messages: None,
-        };
-        let ran = runtime().block_on(sandbox.run(Arc::new(module), job, None, &answers));
-        let error = ran.result.expect_err("nobody relays it");
-        assert_eq!(error.code, ErrorCode::Internal, "{error}");
-    }
-}
+mod tests;

@@ -2,7 +2,7 @@
 //!
 //! There are as many turns as guests' threads. A guest computes only while it has one, and gives it up when it has burnt
 //! its quantum, when the epochs stop it in a turn that is long, when it waits in a host call and when it ends. So a tenant
-//! that comes late is served within a quantum, however many guests of others compute.
+//! that comes late is served within a turn, however many guests of others compute.
 
 use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
@@ -139,7 +139,7 @@ impl State {
 pub(super) struct Fresh(Arc<AtomicBool>);
 
 impl Fresh {
-    /// A tick; true when the turn has seen one before, and is to end. So a turn is two ticks long at most.
+    /// A tick; true when the turn has seen one before, and is to end. So wasm computes for two ticks at most.
     pub(super) fn tick(&self) -> bool {
         !self.0.swap(false, Ordering::Relaxed)
     }
@@ -205,7 +205,7 @@ impl<F> Gate<F> {
     }
 
     /// Charges what the guest has had and was not charged for: a quantum for each yield, and a unit for each nanosecond at
-    /// least, as host calls take time and next to no fuel.
+    /// least, as host calls take time and next to no fuel. [`Bill::settle`] gives back what was less than a quantum.
     fn charge(&mut self, state: &mut State) {
         let by_time = u64::try_from(self.spent().as_nanos()).unwrap_or(u64::MAX);
         let due = self.yields.saturating_mul(YIELD_EVERY).max(by_time);
@@ -249,8 +249,8 @@ impl<F: Future> Future for Gate<F> {
             self.charge(&mut state);
             self.yielded(&mut state, context.waker());
         } else {
-            self.place = Place::Away;
             self.charge(&mut state);
+            self.place = Place::Away;
             state.leave(&self.tenant);
         }
         polled
@@ -319,108 +319,4 @@ impl Wake for Watched {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// As wasm yields.
-    async fn yields() {
-        let mut yielded = false;
-        std::future::poll_fn(|context| {
-            if std::mem::replace(&mut yielded, true) {
-                return Poll::Ready(());
-            }
-            context.waker().wake_by_ref();
-            Poll::Pending
-        })
-        .await;
-    }
-
-    /// Yields so often, and counts each time for its tenant.
-    async fn computes(
-        counts: Arc<Mutex<HashMap<String, usize>>>,
-        name: &'static str,
-        turns: usize,
-    ) {
-        for _ in 0..turns {
-            *counts
-                .lock()
-                .expect("no panic")
-                .entry(name.to_owned())
-                .or_default() += 1;
-            yields().await;
-        }
-    }
-
-    async fn shares(guests: &[(&'static str, u32, usize)]) -> HashMap<String, usize> {
-        let turns = Arc::new(Turns::new(1));
-        let counts = Arc::new(Mutex::new(HashMap::new()));
-        let mut running = tokio::task::JoinSet::new();
-        for (name, weight, number) in guests {
-            for _ in 0..*number {
-                let tenant = TenantId::parse(name).expect("a tenant");
-                let future = computes(counts.clone(), name, 10_000);
-                let gate = Turns::gate(turns.clone(), tenant, *weight, Fresh::default(), future);
-                running.spawn(gate);
-            }
-        }
-        // Until the first has ended everybody wants turns.
-        running.join_next().await;
-        counts.lock().expect("no panic").clone()
-    }
-
-    #[tokio::test]
-    async fn turns_by_weight_however_many_guests() {
-        let counts = shares(&[("one", 1, 20), ("two", 2, 3), ("four", 4, 1)]).await;
-        let (one, two, four) = (counts["one"], counts["two"], counts["four"]);
-        assert_eq!(four, 10_000, "{counts:?}");
-        assert!(
-            one.abs_diff(2_500) < 50 && two.abs_diff(5_000) < 50,
-            "{counts:?}"
-        );
-    }
-
-    #[test]
-    fn a_tick_that_waited_ends_no_turn() {
-        let fresh = Fresh::default();
-        for _ in 0..2 {
-            fresh.begin();
-            assert_eq!(
-                [fresh.tick(), fresh.tick(), fresh.tick()],
-                [false, true, true]
-            );
-        }
-    }
-
-    #[tokio::test]
-    async fn one_that_is_dropped_gives_its_turn_back() {
-        let turns = Arc::new(Turns::new(1));
-        let tenant = TenantId::default();
-        let never = std::future::pending::<()>();
-        let gate = |turns: &Arc<Turns>| {
-            let endless = Box::pin(async {
-                loop {
-                    yields().await;
-                }
-            });
-            Turns::gate::<Pin<Box<dyn Future<Output = ()> + Send>>>(
-                turns.clone(),
-                TenantId::default(),
-                1,
-                Fresh::default(),
-                endless,
-            )
-        };
-        let (first, second) = (tokio::spawn(gate(&turns)), tokio::spawn(gate(&turns)));
-        for _ in 0..10 {
-            tokio::task::yield_now().await;
-        }
-        first.abort();
-        second.abort();
-        let _ = tokio::join!(first, second);
-        let waits = Turns::gate(turns.clone(), tenant, 1, Fresh::default(), never);
-        let waits = tokio::time::timeout(std::time::Duration::from_millis(10), waits);
-        assert!(waits.await.is_err());
-        let state = turns.lock();
-        assert_eq!((state.free, state.tenants.len()), (1, 0));
-    }
-}
+mod tests;
