@@ -227,4 +227,10 @@ pub(crate) async fn bench() {
     }
     assert_eq!(figures["tasks"], 200, "{figures}");
     assert_eq!(figures["window"], 100, "{figures}");
+    // Somebody listens there, who answers nothing.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("mqtt://{}", silent.local_addr().expect("an address"));
+    let ended = shell.call(&["bench", "--broker", &url]).await.code(1);
+    let said = format!("error: no broker at {url} within 10s");
+    assert!(ended.stderr.contains(&said), "{}", ended.stderr);
 }

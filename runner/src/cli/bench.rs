@@ -25,6 +25,8 @@ use crate::task::{ModuleName, TaskId};
 
 /// How long one answer may take before the bench gives up.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long the broker may take to answer.
+const CONNECTED: Duration = Duration::from_secs(10);
 /// Tasks of each side before the first measured round.
 const WARM_UP: usize = 500;
 
@@ -140,7 +142,11 @@ impl Bench {
         // The runner.
         let settings = config.clone();
         let runner = working.spawn(async move { Runner::start(&settings).await });
-        let runner = driving.block_on(runner)??;
+        let started = async { tokio::time::timeout(CONNECTED, runner).await };
+        let Ok(runner) = driving.block_on(started) else {
+            bail!("no broker at {} within {CONNECTED:?}", config.mqtt.url);
+        };
+        let runner = runner??;
         let (stop, stopped) = oneshot::channel::<()>();
         let running = working.spawn(runner.run(async move {
             let _ = stopped.await;
